@@ -1,0 +1,1 @@
+"""fxquant: a compiler toolkit for FX graph-mode quantization in PyTorch."""

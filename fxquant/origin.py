@@ -1,0 +1,52 @@
+"""Identity is carried: every node knows which traced nodes it came from, and which line of the user's code.
+
+Capture gives each node one origin id (its traced name, unique and the same on every run). A pass that makes a node
+says `carry(new, old, ...)`; so n nodes fused into one keep n origins, and a diff between any two stages is exact.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from fxquant.location import Location
+
+_ORIGIN, _WHERE, _SCOPE = "fxq_origin", "fxq_where", "fxq_scope"
+
+
+def origins(node: fx.Node) -> tuple[str, ...]:
+    """The origin ids of a node; empty for a node that a pass inserted (an observer, a quantize)."""
+    found: tuple[str, ...] = node.meta.get(_ORIGIN, ())
+    return found
+
+
+def site_of(node: fx.Node) -> str:
+    """The origin id that names this node in plan and ledger: its first, or its own name where it was inserted."""
+    found = origins(node)
+    return found[0] if found else node.name
+
+
+def where(node: fx.Node) -> Location | None:
+    """The line of the user's forward() that made this node."""
+    found: Location | None = node.meta.get(_WHERE)
+    return found
+
+
+def scope(node: fx.Node) -> str:
+    """Dotted name of the user's module in whose forward() the call stands; '' is the model itself."""
+    found: str = node.meta.get(_SCOPE, "")
+    return found
+
+
+def mark(node: fx.Node, *, at: Location | None, scope_name: str) -> None:
+    """Give a freshly traced node its identity. For capture only."""
+    node.meta[_ORIGIN] = (node.name,)
+    node.meta[_WHERE], node.meta[_SCOPE] = at, scope_name
+
+
+def carry(new: fx.Node, *olds: fx.Node) -> fx.Node:
+    """Let `new` stand for `olds`: all their origins in order, the first one's line and scope. Returns `new`."""
+    merged = dict.fromkeys(origin for old in (*olds, new) for origin in origins(old))
+    first = olds[0].meta
+    new.meta.update({key: first[key] for key in (_WHERE, _SCOPE) if key in first})
+    new.meta[_ORIGIN] = tuple(merged)
+    return new

@@ -1,0 +1,55 @@
+"""A model on its way through the compiler: the stage it has reached, and what travels with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx
+
+if TYPE_CHECKING:
+    from fxquant.plan import QuantPlan
+    from fxquant.signature import Signature
+
+
+class Stage(IntEnum):
+    """How far a program has come. The order of passes is checked against it."""
+
+    TRACED = 1  # a float graph, every node with its origin
+    PLANNED = 2  # and a decision for every call site
+    PREPARED = 3  # with observers
+    CALIBRATED = 4  # whose observers have seen data
+    CONVERTED = 5  # the canonical graph: plain-integer quantize/dequantize, weights stored once as int8
+    LOWERED = 6  # runs on an engine
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A graph module that belongs to the compiler (never the caller's), and what passes need to know about it.
+
+    The graph takes the tensor leaves of the model's arguments, in order, and returns a tuple of tensor leaves;
+    `signature` maps the user's arguments and outputs to and from them. Passes mutate `graph_module` in place.
+    """
+
+    graph_module: fx.GraphModule
+    stage: Stage
+    signature: Signature
+    example_leaves: tuple[torch.Tensor, ...] | None = None  # one example of the graph's inputs, where one is known
+    plan: QuantPlan | None = None
+    target: str = "x86"  # the engine that plan and lowering are for
+    canonical: fx.GraphModule | None = None  # LOWERED only: the CONVERTED graph it was lowered from
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph of `graph_module`."""
+        return self.graph_module.graph
+
+    def at(self, stage: Stage) -> Program:
+        """The same program, one stage further."""
+        return replace(self, stage=stage)
+
+    def module_of(self, node: fx.Node) -> torch.nn.Module | None:
+        """The module that a call_module node calls; None for other nodes."""
+        return self.graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
