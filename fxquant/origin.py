@@ -50,3 +50,10 @@ def carry(new: fx.Node, *olds: fx.Node) -> fx.Node:
     new.meta.update({key: first[key] for key in (_WHERE, _SCOPE) if key in first})
     new.meta[_ORIGIN] = tuple(merged)
     return new
+
+
+def adopt(inserted: fx.Node, like: fx.Node) -> fx.Node:
+    """Give an inserted node the line and scope of the node it serves; it has no origin. Returns `inserted`."""
+    inserted.meta.update({key: like.meta[key] for key in (_WHERE, _SCOPE) if key in like.meta})
+    inserted.meta.pop(_ORIGIN, None)
+    return inserted

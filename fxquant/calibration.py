@@ -1,0 +1,178 @@
+"""Running observers over data, and judging what they saw: non-finite values, empty and overflowing ranges are errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxquant.errors import (
+    CalibrationShapeError,
+    DegenerateRangeError,
+    ExampleInputError,
+    FxQuantError,
+    NonFiniteError,
+    UncalibratedError,
+)
+from fxquant.ledger import Ledger
+from fxquant.observation import Observation, observer_of
+from fxquant.origin import scope, where
+from fxquant.program import Program
+from fxquant.torch_ao import quiet
+
+FEW_SAMPLES = 8
+_LARGEST = torch.finfo(torch.float32).max
+
+
+def observers_in(program: Program) -> Iterator[tuple[fx.Node, Observation]]:
+    """Observer calls in graph order."""
+    for node in program.graph.nodes:
+        observation = observer_of(program.graph_module, node)
+        if observation is not None:
+            yield node, observation
+
+
+def observe(program: Program, leaves: tuple[torch.Tensor, ...], *, batch: int) -> tuple[torch.Tensor, ...]:
+    """Run one batch through a PREPARED program; its float result. Errors name the batch and the layer.
+
+    Raises NonFiniteError (FXQ302) and CalibrationShapeError (FXQ304).
+    """
+    _check_inputs(program, leaves, batch)
+    try:
+        with quiet(), torch.no_grad():
+            result: tuple[torch.Tensor, ...] = program.graph_module(*leaves)
+    except FxQuantError:
+        raise
+    except Exception as error:
+        raise _diagnose(program, leaves, batch, error) from error
+    if any(_is_non_finite(observation) for _, observation in observers_in(program)):
+        raise _diagnose(program, leaves, batch, None)
+    return result
+
+
+def has_observers(program: Program) -> bool:
+    """Is there anything to calibrate?"""
+    return next(observers_in(program), None) is not None
+
+
+def samples_in(leaves: tuple[torch.Tensor, ...]) -> int:
+    """How many samples a batch has: the leading size of its first tensor with one (1 for scalars)."""
+    return next((leaf.shape[0] for leaf in leaves if leaf.dim() > 0), 1)
+
+
+def as_float_batch(program: Program, args: Any, kwargs: Any, batch: int) -> tuple[torch.Tensor, ...]:
+    """The graph's inputs for one batch. FXQ304 names the batch where it does not fit the model's signature."""
+    try:
+        return program.signature.leaves(args, kwargs)
+    except ExampleInputError as error:
+        raise CalibrationShapeError(
+            "FXQ304", f"calibration batch {batch} does not fit the model: {error.message}", hint=error.hint
+        ) from error
+
+
+def _check_inputs(program: Program, leaves: tuple[torch.Tensor, ...], batch: int) -> None:
+    for leaf, value in zip(program.signature.tensor_leaves, leaves, strict=True):
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            count = int((~torch.isfinite(value)).sum())
+            raise NonFiniteError(
+                "FXQ302",
+                f"calibration batch {batch}: input '{leaf.path}' has {count} NaN or infinite of {value.numel()} values",
+                hint="clean the data, or pass on_nonfinite='skip' or 'replace'",
+                module=leaf.path,
+            )
+
+
+def _is_non_finite(observation: Observation) -> bool:
+    seen = observation.range
+    return seen is not None and seen != (math.inf, -math.inf) and not all(map(math.isfinite, seen))
+
+
+@dataclass(frozen=True, slots=True)
+class _Culprit(Exception):
+    node: fx.Node
+    error: Exception | None
+    value: torch.Tensor | None = None
+
+
+class _Probe(fx.Interpreter):
+    """Runs the graph without its observers and stops at the first node that fails or gives a non-finite value."""
+
+    def run_node(self, node: fx.Node) -> Any:
+        if observer_of(self.module, node) is not None:  # type: ignore[arg-type]
+            return self.fetch_args_kwargs_from_env(node)[0][0]
+        try:
+            value = super().run_node(node)
+        except Exception as error:
+            raise _Culprit(node, error) from error
+        is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+        if is_float and node.op != "get_attr" and not bool(torch.isfinite(value).all()):
+            raise _Culprit(node, None, value)
+        return value
+
+
+def _diagnose(program: Program, leaves: tuple[torch.Tensor, ...], batch: int, error: Exception | None) -> FxQuantError:
+    """Which node is at fault, found by running the graph once more, node by node."""
+    try:
+        probe = _Probe(program.graph_module)
+        probe.extra_traceback = False
+        with torch.no_grad():
+            probe.run(*leaves)
+    except _Culprit as culprit:
+        return _told(culprit, leaves, batch)
+    return CalibrationShapeError("FXQ304", f"calibration batch {batch} fails in an observer: {error}")
+
+
+def _told(culprit: _Culprit, leaves: tuple[torch.Tensor, ...], batch: int) -> FxQuantError:
+    node = culprit.node
+    place = {"node": node.name, "module": scope(node), "where": where(node)}
+    if culprit.value is not None:
+        count = int((~torch.isfinite(culprit.value)).sum())
+        return NonFiniteError(
+            "FXQ302",
+            f"calibration batch {batch}: '{node.name}' gives {count} NaN or infinite of {culprit.value.numel()} values",
+            hint="look at the layer's inputs: the batch itself is finite",
+            **place,  # type: ignore[arg-type]
+        )
+    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
+    return CalibrationShapeError(
+        "FXQ304",
+        f"calibration batch {batch} with shape {shapes} does not fit at '{node.name}': {culprit.error}",
+        hint="every batch must be what the model's forward() takes",
+        **place,  # type: ignore[arg-type]
+    )
+
+
+def judge(program: Program, ledger: Ledger, *, samples: int) -> None:
+    """Check what all observers saw in the end. FXQ303 and FXQ305 are errors, FXQ306 and FXQ307 notices."""
+    if samples < FEW_SAMPLES:
+        ledger.notice(
+            "FXQ306",
+            f"calibrated on {samples} sample{'s'[: samples != 1]}; ranges may be too narrow",
+            hint="give some more",
+        )
+    for node, observation in observers_in(program):
+        seen = observation.range
+        if seen is None:
+            continue
+        source = node.all_input_nodes[0]
+        place = {"node": source.name, "module": scope(source), "where": where(source)}
+        if seen == (math.inf, -math.inf):
+            raise UncalibratedError(
+                "FXQ303",
+                f"the observer of '{source.name}' saw no value",
+                hint="every batch left this tensor empty: give batches with at least one sample",
+                **place,  # type: ignore[arg-type]
+            )
+        if max(seen[1], 0.0) - min(seen[0], 0.0) > _LARGEST:
+            raise DegenerateRangeError(
+                "FXQ305",
+                f"the range of '{source.name}' is [{seen[0]:.3g}, {seen[1]:.3g}], wider than float32 can hold",
+                hint="keep this layer float, or clamp its input",
+                **place,  # type: ignore[arg-type]
+            )
+        if seen == (0.0, 0.0):
+            ledger.notice("FXQ307", f"'{source.name}' was zero throughout calibration; its output stays exactly zero")

@@ -1,0 +1,204 @@
+"""compile(): check the model, capture it, run the pipeline, return a CompiledModel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxquant import preflight, targets
+from fxquant.batches import Batches, Reader, reader_for
+from fxquant.calibration import has_observers
+from fxquant.capture import CaptureRequest, capture
+from fxquant.errors import ContractError, ExampleInputError
+from fxquant.ledger import Ledger
+from fxquant.model import CompiledModel
+from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline
+from fxquant.policy import read_policy
+from fxquant.program import Program
+from fxquant.registry import make
+from fxquant.sandbox import untouched_world
+from fxquant.torch_ao import engine
+
+_LOCK = threading.RLock()  # torch's engine, RNG and symbolic tracer are process-global
+
+
+def default_pipeline(**options: Any) -> Pipeline:
+    """The compiler, top to bottom. Options of a pass go by its name with underscores: `calibrate={'max_batches': 8}`."""
+    return Pipeline(
+        (
+            _step("select-qconfigs", options),  # decide, on the graph as the user wrote it
+            _step("functionalize", options),  # no in-place writes, so that no effect can be lost
+            _step("unshare", options),  # one module per call site, so that each has its own scale
+            _step("normalize-calls", options),  # one spelling per op
+            _step("drop-identity", options),
+            _step("skip-batchnorm", options),  # say which batch norms stay, and why
+            _step("fold-batchnorm", options),  # and fold the others
+            _step("custom-modules", options),
+            _step("fuse", options),
+            _step("insert-observers", options),
+            _step("calibrate", options),
+            _step("convert", options),  # the canonical graph
+            _step("lower-native", options),  # the same on an engine
+        )
+    )
+
+
+def _step(name: str, options: Mapping[str, Any]) -> Pass:
+    return make(name, **options.get(name.replace("-", "_"), {}))
+
+
+def compile(
+    model: nn.Module,
+    qconfig_mapping: Any,
+    *,
+    calibration_data: Any = None,
+    example_inputs: Any = None,
+    target: str = "auto",
+    passes: Pipeline | Sequence[Pass | str] | None = None,
+    strict: bool = False,
+    concrete_args: Mapping[str, Any] | None = None,
+    leaf_modules: Sequence[str | type[nn.Module]] = (),
+    skip_batchnorm: Sequence[str] = (),
+    custom_modules: Sequence[Any] = (),
+    forward_fn: Callable[[nn.Module, Any], object] | None = None,
+    max_batches: int = 128,
+    on_nonfinite: str = "error",
+    observers: Sequence[Observer] = (),
+) -> CompiledModel:
+    """Quantize a trained float model. The model itself is never changed.
+
+    Args:
+        model: a float32 `nn.Module` in eval mode.
+        qconfig_mapping: a torch.ao `QConfigMapping`, a preset ('int8', 'int8-dynamic', 'int8-weight-only', 'float16'), or the
+            path of a TOML recipe.
+        calibration_data: for static quantization. A tensor is one argument, a tuple the arguments, a dict the keywords,
+            `(args, kwargs)` both; a list, DataLoader or generator holds batches of these. Without it a static mapping gives a
+            model that calibrates when it is called, until `convert()`.
+        example_inputs: one call's arguments, where the first batch does not show them.
+        target: 'x86', 'onednn', 'fbgemm', 'qnnpack', or 'auto' for what suits this CPU.
+        passes: another pipeline than `default_pipeline()`: a Pipeline, or passes and names of passes.
+        strict: what would be a ledger row saying that a layer stays float is an error.
+        concrete_args: values of forward's parameters to fix, by name.
+        leaf_modules: names or classes of modules that are not traced into and stay float.
+        skip_batchnorm: names of batch norms that stay float.
+        custom_modules: handlers for modules of your own (see `fxquant.CustomModule`).
+        forward_fn: `forward_fn(model, batch)` calls the model on a batch of a shape of its own.
+        max_batches: how many batches are used.
+        on_nonfinite: 'error', 'skip' or 'replace' for batches with NaN or infinities.
+        observers: called with each pass's record.
+
+    Returns:
+        A CompiledModel with the model's own signature and output structure.
+
+    Raises:
+        FxQuantError: every failure; its code has a page (`fxquant explain CODE`).
+    """
+    resolution = targets.resolve(target)
+    ledger = Ledger()
+    with _compiler(resolution.engine):
+        float_model = preflight.check(model, ledger, strict=strict)
+        before = preflight.fingerprint(float_model)
+        policy = read_policy(qconfig_mapping, target=resolution.engine)
+        data = None if calibration_data is None else Batches(calibration_data)
+        reader = reader_for(float_model, data, example_inputs, ledger)
+        example = _example(example_inputs, data, reader, is_readable=forward_fn is None)
+        request = CaptureRequest(preflight.fork(float_model, ledger), *example, concrete_args, leaf_modules)
+        program = replace(capture(request, ledger), target=resolution.engine)
+        ledger.notice("FXQ507", resolution.reason)
+        pipeline = _pipeline(
+            passes,
+            select_qconfigs={"policy": policy, "strict": strict},
+            skip_batchnorm={"names": tuple(skip_batchnorm)},
+            custom_modules={"handlers": tuple(custom_modules)},
+            insert_observers={"strict": strict},
+            calibrate={
+                "data": data,
+                "reader": reader,
+                "forward_fn": forward_fn,
+                "max_batches": max_batches,
+                "on_nonfinite": on_nonfinite,
+            },
+            lower_native={"strict": strict},
+        )
+        compiled = _run(pipeline, program, ledger, observers)
+        if preflight.fingerprint(float_model) != before:
+            raise ContractError(
+                "FXQ405", "the model was changed while it was being compiled", hint="do not change it in a callback"
+            )
+    return compiled
+
+
+@contextmanager
+def _compiler(engine_name: str) -> Iterator[None]:
+    """One compilation at a time, in a world that is put back as it was."""
+    with _LOCK, untouched_world(), engine(engine_name), torch.no_grad():
+        yield
+
+
+def _example(
+    example_inputs: Any, data: Batches | None, reader: Reader, *, is_readable: bool
+) -> tuple[tuple[Any, ...] | None, Mapping[str, Any] | None]:
+    """(args, kwargs) of one call, where one is known: what the user gave, else the first batch."""
+    match example_inputs:
+        case torch.Tensor():
+            return (example_inputs,), None
+        case Mapping():
+            return None, example_inputs
+        case (tuple() as args, Mapping() as kwargs):
+            return args, kwargs
+        case tuple() | list():
+            return tuple(example_inputs), None
+        case None:
+            pass
+        case _:
+            raise ExampleInputError(
+                "FXQ107",
+                f"example_inputs is {type(example_inputs).__name__}",
+                hint="give a tuple of arguments, a dict of keywords, or one tensor",
+            )
+    if data is None or data.first is None or not is_readable:
+        return None, None
+    call = reader.call(data.first, 0)
+    return call.args, call.kwargs
+
+
+def _pipeline(passes: Pipeline | Sequence[Pass | str] | None, **options: Any) -> Pipeline:
+    """The pipeline to run, its passes that came by name filled with what this compilation knows."""
+    if passes is None:
+        return default_pipeline(**options)
+    if isinstance(passes, Pipeline):
+        return Pipeline(tuple(_filled(step, options) for step in passes))
+    return Pipeline(tuple(_step(step, options) if isinstance(step, str) else _filled(step, options) for step in passes))
+
+
+def _filled(step: Pass, options: Mapping[str, Any]) -> Pass:
+    """A pass whose fields that are still None get this compilation's values (its policy, its data)."""
+    known = options.get(step.name.replace("-", "_"), {})
+    missing = {key: value for key, value in known.items() if getattr(step, key, 0) is None}
+    return replace(step, **missing) if missing else step  # type: ignore[type-var]
+
+
+def _run(pipeline: Pipeline, program: Program, ledger: Ledger, observers: Sequence[Observer]) -> CompiledModel:
+    """Run it all, or up to calibration when there are observers and no data: the model's calls are its data then."""
+    pipeline.check(program.stage)
+    names = [step.name for step in pipeline]
+    split = names.index("calibrate") if "calibrate" in names else len(names)
+    head, tail = Pipeline(pipeline.passes[:split]), Pipeline(pipeline.passes[split:])
+    program, records = head.run(program, ledger, observers=observers)
+
+    def finish(program: Program, samples: int) -> tuple[Program, tuple[PassRecord, ...]]:
+        steps = (replace(step, seen=samples) if step.name == "calibrate" else step for step in tail)  # type: ignore[type-var]
+        with _compiler(program.target):
+            return Pipeline(tuple(steps)).run(program, ledger, observers=observers)
+
+    waits = bool(tail.passes) and getattr(tail.passes[0], "data", None) is None and has_observers(program)
+    if not waits:
+        program, more = finish(program, 0)
+        records = (*records, *more)
+    return CompiledModel(program, ledger, records, finish)

@@ -1,0 +1,39 @@
+"""Weighted modules as the functional calls of the canonical graph: what each float module computes, given its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import fx, nn
+
+# module type → (function, the module's attributes that follow input, weight and bias, in order)
+WEIGHTED: dict[type[nn.Module], tuple[Callable[..., Any], tuple[str, ...]]] = {
+    nn.Linear: (F.linear, ()),
+    nn.Conv1d: (F.conv1d, ("stride", "padding", "dilation", "groups")),
+    nn.Conv2d: (F.conv2d, ("stride", "padding", "dilation", "groups")),
+    nn.Conv3d: (F.conv3d, ("stride", "padding", "dilation", "groups")),
+    nn.ConvTranspose1d: (F.conv_transpose1d, ("stride", "padding", "output_padding", "groups", "dilation")),
+    nn.ConvTranspose2d: (F.conv_transpose2d, ("stride", "padding", "output_padding", "groups", "dilation")),
+    nn.ConvTranspose3d: (F.conv_transpose3d, ("stride", "padding", "output_padding", "groups", "dilation")),
+}
+
+
+def is_weighted(module: nn.Module | None) -> bool:
+    """Is this a layer whose weight the canonical graph can hold as codes?"""
+    return type(module) in WEIGHTED or type(module) is nn.Embedding
+
+
+def emit(graph: fx.Graph, module: nn.Module, x: Any, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
+    """The functional call that computes what `module` computes on `x`, with this weight and bias."""
+    if isinstance(module, nn.Embedding):
+        options = (module.padding_idx, module.max_norm, module.norm_type, module.scale_grad_by_freq, module.sparse)
+        return graph.call_function(F.embedding, (x, weight, *options))
+    function, names = WEIGHTED[type(module)]
+    options = tuple(getattr(module, name) for name in names)
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        pads = tuple(module._reversed_padding_repeated_twice)  # type: ignore[arg-type]
+        x = graph.call_function(F.pad, (x, pads, module.padding_mode))
+        options = (module.stride, 0, module.dilation, module.groups)
+    return graph.call_function(function, (x, weight, bias, *options))

@@ -1,0 +1,108 @@
+"""Parity: each lowered op, fed the canonical graph's own input, gives the canonical result to within one code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxquant.passes._native_graph import Lowered, is_activation_quantize
+
+MAX_STEPS = 1  # codes; ties round either way
+_SAMPLES = 2  # rows of the example that are enough to compare
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A layer that the engine computes differently."""
+
+    layers: tuple[fx.Node, ...]  # canonical: the layer, and the relu that its kernel computes too
+    steps: float
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.target} computes it {self.steps:.4g} codes off the canonical graph"
+
+
+class _Recorder(fx.Interpreter):
+    """Runs the canonical graph and keeps what lowered nodes stand for."""
+
+    def __init__(self, graph_module: fx.GraphModule, wanted: set[fx.Node]) -> None:
+        super().__init__(graph_module)
+        self.wanted, self.found = wanted, dict[fx.Node, Any]()
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        if node in self.wanted:
+            self.found[node] = value
+        return value
+
+
+class _Checker(fx.Interpreter):
+    """Runs the lowered graph, comparing each node and then handing on the canonical value."""
+
+    def __init__(self, lowered: Lowered, reference: dict[fx.Node, Any]) -> None:
+        super().__init__(lowered.graph_module)
+        self.counterpart, self.reference = lowered.counterpart, reference
+        self.steps: dict[fx.Node, float] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        canonical = self.counterpart.get(node)
+        if canonical is None or not isinstance(value, Tensor):
+            return value
+        expected = self.reference[canonical]
+        self.steps[canonical] = _steps(value, expected)
+        if not value.is_quantized:
+            return expected
+        return torch._make_per_tensor_quantized_tensor(expected, value.q_scale(), value.q_zero_point())
+
+
+def _steps(value: Tensor, expected: Tensor) -> float:
+    """The largest difference in codes; for float results in 1/255 of the expected range."""
+    if value.numel() == 0:
+        return 0.0
+    if value.is_quantized:
+        return float((value.int_repr().to(torch.int32) - expected.to(torch.int32)).abs().max())
+    step = float(expected.max() - expected.min()) / 255 or 1.0
+    return float((value - expected).abs().max()) / step
+
+
+def mismatches(
+    canonical: fx.GraphModule, lowered: Lowered, leaves: tuple[Tensor, ...], target: str
+) -> tuple[Mismatch, ...]:
+    """The canonical nodes (layers, not their quantizes) whose lowered op is more than one code off."""
+    steps = _compare(canonical, lowered, _few(canonical, leaves))
+    return tuple(
+        Mismatch(_layers(node, lowered), difference, target)
+        for node, difference in steps.items()
+        if difference > MAX_STEPS
+    )
+
+
+def _compare(canonical: fx.GraphModule, lowered: Lowered, leaves: tuple[Tensor, ...]) -> dict[fx.Node, float]:
+    recorder = _Recorder(canonical, set(lowered.counterpart.values()))
+    checker_leaves = tuple(leaf.clone() for leaf in leaves)
+    with torch.no_grad():
+        recorder.run(*leaves)
+        checker = _Checker(lowered, recorder.found)
+        checker.run(*checker_leaves)
+    return checker.steps
+
+
+def _few(canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The first rows, where all inputs share a leading size and the model runs on fewer; else all of it."""
+    sizes = {leaf.shape[0] for leaf in leaves if leaf.dim() > 0}
+    if len(sizes) != 1 or any(leaf.dim() == 0 for leaf in leaves) or sizes == {1}:
+        return leaves
+    return tuple(leaf[:_SAMPLES] for leaf in leaves)
+
+
+def _layers(node: fx.Node, lowered: Lowered) -> tuple[fx.Node, ...]:
+    """The layer whose result a quantize codes, with the layer before it where one kernel computes both."""
+    if not is_activation_quantize(node):
+        return (node,)
+    source = node.all_input_nodes[0]
+    return (lowered.fused[source], source) if source in lowered.fused else (source,)

@@ -1,0 +1,111 @@
+"""calibrate: run the observers over data, then judge what they saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from fxquant.batches import Batches, Reader
+from fxquant.calibration import as_float_batch, has_observers, judge, observe, samples_in
+from fxquant.errors import CalibrationError, EmptyCalibrationError, FxQuantError, NonFiniteError, UsageError
+from fxquant.ledger import Ledger
+from fxquant.pipeline import Pass
+from fxquant.program import Program, Stage
+from fxquant.progress import tracked
+
+MAX_BATCHES = 128
+POLICIES = ("error", "skip", "replace")
+
+
+@dataclass(frozen=True)
+class Calibrate(Pass):
+    """Feed at most `max_batches` batches. A graph without observers needs none.
+
+    `on_nonfinite` says what happens to a batch whose inputs hold NaN or infinities: 'error', 'skip' it, or 'replace' them by
+    zero and the largest finite values. `forward_fn(model, batch)` calls the model for batches of a shape of their own.
+    """
+
+    name: ClassVar[str] = "calibrate"
+    accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.PREPARED})
+    yields: ClassVar[Stage] = Stage.CALIBRATED
+
+    data: Any = field(default=None, repr=False)
+    reader: Reader = field(default=Reader(), repr=False)
+    forward_fn: Callable[[nn.Module, Any], object] | None = field(default=None, repr=False)
+    max_batches: int = MAX_BATCHES
+    on_nonfinite: str = "error"
+    seen: int = field(default=0, repr=False)  # samples that went through the observers before
+
+    def __post_init__(self) -> None:
+        if self.on_nonfinite not in POLICIES:
+            raise UsageError("FXQ111", f"on_nonfinite={self.on_nonfinite!r}", hint=f"one of {', '.join(POLICIES)}")
+        if not isinstance(self.max_batches, int) or self.max_batches < 1:
+            raise UsageError("FXQ111", f"max_batches={self.max_batches!r}", hint="a whole number from 1")
+
+    def run(self, program: Program, ledger: Ledger) -> Program:
+        if not has_observers(program):
+            return program.at(Stage.CALIBRATED)
+        samples = self.seen + (self._feed(program, ledger) if self.data is not None else 0)
+        if samples == 0:
+            raise EmptyCalibrationError(
+                "FXQ301",
+                "nothing was seen: the calibration data holds no sample",
+                hint="give calibration_data=, call the model before convert(), or use the preset 'int8-dynamic'",
+            )
+        judge(program, ledger, samples=samples)
+        return program.at(Stage.CALIBRATED)
+
+    def _feed(self, program: Program, ledger: Ledger) -> int:
+        data = self.data if isinstance(self.data, Batches) else Batches(self.data)
+        known = data.length
+        total = None if known is None else min(known, self.max_batches)
+        model, count = _Observed(program, self.on_nonfinite, ledger), 0
+        for batch in tracked(islice(data, self.max_batches), total=total, description="calibrating"):
+            self._call(model, batch, count)
+            count += 1
+        if count == self.max_batches and (known is None or known > count):
+            ledger.notice("FXQ309", f"calibration stopped after max_batches={count}; there was more data")
+        return model.samples
+
+    def _call(self, model: _Observed, batch: Any, index: int) -> None:
+        model.batch = index
+        if self.forward_fn is None:
+            call = self.reader.call(batch, index)
+            model(*call.args, **call.kwargs)
+            return
+        try:
+            self.forward_fn(model, batch)
+        except FxQuantError:
+            raise
+        except Exception as error:
+            raise CalibrationError(
+                "FXQ312", f"forward_fn failed on calibration batch {index}: {type(error).__name__}: {error}"
+            ) from error
+
+
+class _Observed(nn.Module):
+    """What forward_fn gets for a model: calls it like the user's model, while the observers look on."""
+
+    def __init__(self, program: Program, on_nonfinite: str, ledger: Ledger) -> None:
+        super().__init__()
+        self.program, self.on_nonfinite, self.ledger = program, on_nonfinite, ledger
+        self.batch = self.samples = 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        leaves = as_float_batch(self.program, args, kwargs, self.batch)
+        if self.on_nonfinite == "replace":
+            leaves = tuple(torch.nan_to_num(leaf) if leaf.is_floating_point() else leaf for leaf in leaves)
+        try:
+            result = observe(self.program, leaves, batch=self.batch)
+        except NonFiniteError as error:
+            if self.on_nonfinite != "skip" or error.node is not None:
+                raise
+            self.ledger.notice("FXQ302", f"calibration batch {self.batch} was skipped: {error.message}")
+            return None
+        self.samples += samples_in(leaves)
+        return self.program.signature.rebuild(result)

@@ -1,0 +1,136 @@
+"""convert: observers become quantize → dequantize, weights become int8 constants. The result is the canonical graph.
+
+x → observer → conv(w) → observer → y
+x → quantize → dequantize → conv(dequantize(w_codes)) → quantize → dequantize → y
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from fxquant import qdq
+from fxquant.ledger import Ledger
+from fxquant.observation import Observation, observer_of
+from fxquant.origin import adopt, carry
+from fxquant.passes._functional import emit, is_weighted
+from fxquant.passes._weights import fetch, store, store_half
+from fxquant.passes.insert_observers import OBSERVED
+from fxquant.pipeline import Pass
+from fxquant.plan import Mode
+from fxquant.program import Program, Stage
+from fxquant.torch_ao import split_fused
+
+
+@dataclass(frozen=True)
+class Convert(Pass):
+    """Make the canonical plain-integer graph: no quantized dtypes, no observers, each weight stored once."""
+
+    name: ClassVar[str] = "convert"
+    accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.CALIBRATED})
+    yields: ClassVar[Stage] = Stage.CONVERTED
+
+    def run(self, program: Program, ledger: Ledger) -> Program:
+        for node in list(program.graph.nodes):
+            observation = observer_of(program.graph_module, node)
+            if observation is not None:
+                _quantize_activation(program, node, observation)
+        for node in [node for node in program.graph.nodes if node.op == "call_module"]:
+            _convert_layer(program, node)
+        program.graph.eliminate_dead_code()
+        program.graph_module.delete_all_unused_submodules()
+        return program.at(Stage.CONVERTED)
+
+    def verify(self, program: Program) -> None:
+        for node in program.graph.nodes:
+            assert observer_of(program.graph_module, node) is None, f"observer '{node.target}' is left"
+
+
+def _quantize_activation(program: Program, node: fx.Node, observation: Observation) -> None:
+    """x → observer becomes x → quantize → dequantize."""
+    graph, source = program.graph, node.all_input_nodes[0]
+    qparams = observation.qparams()
+    limits = qparams.quant_min, qparams.quant_max, qparams.dtype
+    with graph.inserting_before(node):
+        literals = float(qparams.scale), int(qparams.zero_point)
+        codes = graph.call_function(qdq.quantize_per_tensor, (source, *literals, *limits))
+        value = graph.call_function(qdq.dequantize_per_tensor, (codes, *literals))
+    adopt(codes, node), adopt(value, node)
+    node.replace_all_uses_with(value)
+    graph.erase_node(node)
+
+
+def _convert_layer(program: Program, node: fx.Node) -> None:
+    module = program.module_of(node)
+    decision = program.plan.of(node) if program.plan is not None else None
+    if module is None or decision is None:
+        return
+    convert = {
+        Mode.STATIC: _static,
+        Mode.DYNAMIC: _dynamic,
+        Mode.WEIGHT_ONLY: _weight_only,
+        Mode.FLOAT16: _float16,
+    }.get(decision.mode)
+    base, _ = split_fused(module)
+    if convert is not None and is_weighted(base):
+        convert(program, node, decision.qconfig)
+
+
+def _static(program: Program, node: fx.Node, qconfig: object) -> None:
+    if node.meta.get(OBSERVED):
+        _replace(program, node, qconfig, lambda graph, x: x)
+
+
+def _weight_only(program: Program, node: fx.Node, qconfig: object) -> None:
+    _replace(program, node, qconfig, lambda graph, x: x)
+
+
+def _dynamic(program: Program, node: fx.Node, qconfig: object) -> None:
+    is_reduced = program.target in ("x86", "fbgemm")
+
+    def quantized_input(graph: fx.Graph, x: fx.Node) -> fx.Node:
+        qparams = graph.call_function(qdq.choose_qparams, (x, is_reduced))
+        scale, zero_point = (graph.call_function(_item, (qparams, index)) for index in (0, 1))
+        codes = graph.call_function(qdq.quantize_per_tensor, (x, scale, zero_point, 0, 255, torch.uint8))
+        value = graph.call_function(qdq.dequantize_per_tensor, (codes, scale, zero_point))
+        for made in (qparams, scale, zero_point, codes, value):
+            adopt(made, node)
+        return value
+
+    _replace(program, node, qconfig, quantized_input)
+
+
+def _float16(program: Program, node: fx.Node, qconfig: object) -> None:
+    """Keep the weight as float16; it is widened when it is used."""
+    graph, name = program.graph, str(node.target)
+    module, _ = split_fused(program.graph_module.get_submodule(name))
+    store_half(program.graph_module, name, module)
+    with graph.inserting_before(node):
+        half = adopt(graph.get_attr(f"{name}.weight"), node)
+        weight = adopt(graph.call_method("to", (half, torch.float32)), node)
+        bias = None if getattr(module, "bias", None) is None else adopt(graph.get_attr(f"{name}.bias"), node)
+        made = carry(emit(graph, module, node.args[0], weight, bias), node)
+    node.replace_all_uses_with(made)
+    graph.erase_node(node)
+
+
+def _replace(
+    program: Program, node: fx.Node, qconfig: object, quantized_input: Callable[[fx.Graph, fx.Node], fx.Node]
+) -> None:
+    """Put the functional call with an int8 weight in the place of a module call."""
+    graph, name = program.graph, str(node.target)
+    module, has_relu = split_fused(program.graph_module.get_submodule(name))
+    held = store(program.graph_module, name, module.weight, getattr(module, "bias", None), qconfig)  # type: ignore[arg-type]
+    with graph.inserting_before(node):
+        x = quantized_input(graph, node.args[0])  # type: ignore[arg-type]
+        weight, bias = fetch(graph, name, held, node)
+        made = carry(emit(graph, module, x, weight, bias), node)
+        if has_relu:
+            made = carry(graph.call_function(F.relu, (made,)), node)
+    node.replace_all_uses_with(made)
+    graph.erase_node(node)

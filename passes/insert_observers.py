@@ -1,0 +1,102 @@
+"""insert-observers: x → conv → y becomes x → observer → conv → observer → y, for each site the plan quantizes statically."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import fx
+
+from fxquant.errors import BackendError, ContractError
+from fxquant.keep_float import is_kept_float
+from fxquant.ledger import Ledger
+from fxquant.observation import observer_of
+from fxquant.origin import adopt, where
+from fxquant.pipeline import Pass
+from fxquant.plan import Mode, QuantPlan
+from fxquant.program import Program, Stage
+from fxquant.torch_ao import Prepared, prepare
+
+OBSERVED = "fxq_observed"  # meta key: this layer's weight is to be quantized statically
+
+
+@dataclass(frozen=True)
+class InsertObservers(Pass):
+    """Execute the plan's static decisions, then check that each of them landed.
+
+    Dynamic, weight-only and float16 sites need no observers and stay as they are until `convert`.
+    With `strict`, a decision that did not land is FXQ501 instead of a ledger row.
+    """
+
+    name: ClassVar[str] = "insert-observers"
+    accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.PLANNED})
+    yields: ClassVar[Stage] = Stage.PREPARED
+
+    strict: bool = False
+
+    def run(self, program: Program, ledger: Ledger) -> Program:
+        plan = _plan_of(program)
+        static = [node for node in program.graph.nodes if plan.mode_of(node) is Mode.STATIC and not is_kept_float(node)]
+        prepared = prepare(program.graph_module, {node.name: plan.of(node).qconfig for node in static})  # type: ignore[union-attr, misc]
+        program = replace(program, graph_module=prepared.graph_module, stage=Stage.PREPARED)
+        _drop_idle_observers(program, prepared)
+        for node in program.graph.nodes:
+            if observer_of(program.graph_module, node) is not None:
+                adopt(node, node.all_input_nodes[0])
+            elif node.name in prepared.observed:
+                node.meta[OBSERVED] = True
+        for node in static:
+            if not _is_landed(program, node):
+                self._report(program, node, ledger)
+        return program
+
+    def _report(self, program: Program, node: fx.Node, ledger: Ledger) -> None:
+        why = f"the engines have no int8 kernel for {_told(program, node)} here, or its inputs stay float"
+        if self.strict:
+            raise BackendError(
+                "FXQ501",
+                f"site '{node.name}' stays float: {why}",
+                node=node.name,
+                where=where(node),
+                hint="leave it out",
+            )
+        row = ledger.row_of(node)
+        if row is None or not row.code:
+            ledger.decline("FXQ209", node, why=why)
+
+
+def _plan_of(program: Program) -> QuantPlan:
+    if program.plan is None:
+        raise ContractError("FXQ401", "there is no plan to execute", hint="run select-qconfigs first")
+    return program.plan
+
+
+def _told(program: Program, node: fx.Node) -> str:
+    module = program.module_of(node)
+    return type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+
+
+def _drop_idle_observers(program: Program, prepared: Prepared) -> None:
+    """Observers between sites that all stay float, or of a float type, would only cost time."""
+    graph_module = program.graph_module
+    for node in list(graph_module.graph.nodes):
+        observer = observer_of(graph_module, node)
+        if observer is None:
+            continue
+        neighbours = (*node.all_input_nodes, *node.users)
+        is_wanted = any(neighbour.name in prepared.is_configured for neighbour in neighbours)
+        if not is_wanted or not observer.is_quantizing:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph_module.graph.erase_node(node)
+    graph_module.delete_all_unused_submodules()
+
+
+def _is_landed(program: Program, node: fx.Node) -> bool:
+    """Is its weight observed, or the value it makes (itself, or through the relu that is fused with it)?"""
+    if node.meta.get(OBSERVED) and program.module_of(node) is not None:
+        return True
+    return any(
+        observer_of(program.graph_module, user) is not None
+        or any(observer_of(program.graph_module, next_user) is not None for next_user in user.users)
+        for user in node.users
+    )

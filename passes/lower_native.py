@@ -1,0 +1,93 @@
+"""lower-native: the canonical graph on torch's own engines (x86, onednn, fbgemm, qnnpack).
+
+    quantize → dequantize → conv(dequantize(codes)) → relu → quantize → dequantize
+    quantize_per_tensor → quantized.conv2d_relu(packed) → dequantize
+
+What an engine has no kernel for stays float between a dequantize and a quantize. Each lowered op is held to the canonical
+graph: fed the same input, its codes may differ by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import fx
+
+from fxquant.errors import LoweringError, ParityError
+from fxquant.ledger import FLOAT, Ledger
+from fxquant.origin import origins, where
+from fxquant.passes._native_graph import Lowered, NativeGraph
+from fxquant.passes._parity import Mismatch, mismatches
+from fxquant.pipeline import Pass
+from fxquant.plan import Mode
+from fxquant.program import Program, Stage
+from fxquant.torch_ao import engine, quiet
+
+SATURATION = "without VNNI the sums saturate at full 8-bit range: use target='x86', whose mapping reduces the range"
+
+
+@dataclass(frozen=True)
+class LowerNative(Pass):
+    """Build the engine's graph, check it layer by layer, and settle each layer's row.
+
+    A layer that the engine refuses (FXQ504) or computes differently (FXQ505) stays float with that row; with `strict` it is
+    an error. `check` leaves the parity check out when False.
+    """
+
+    name: ClassVar[str] = "lower-native"
+    accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.CONVERTED})
+    yields: ClassVar[Stage] = Stage.LOWERED
+
+    strict: bool = False
+    check: bool = True
+
+    def run(self, program: Program, ledger: Ledger) -> Program:
+        refused: dict[fx.Node, str] = {}
+        with engine(program.target), quiet():
+            lowered = NativeGraph(program.graph_module, program.target, refused).build()
+            found = self._mismatches(program, lowered)
+            if found:
+                refused.update({layer: str(mismatch) for mismatch in found for layer in mismatch.layers})
+                lowered = NativeGraph(program.graph_module, program.target, refused).build()
+        self._settle(program, lowered, found, ledger)
+        return replace(program, graph_module=lowered.graph_module, canonical=program.graph_module, stage=Stage.LOWERED)
+
+    def _mismatches(self, program: Program, lowered: Lowered) -> tuple[Mismatch, ...]:
+        if not self.check or program.example_leaves is None:
+            return ()
+        return mismatches(program.graph_module, lowered, program.example_leaves, program.target)
+
+    def _settle(self, program: Program, lowered: Lowered, found: tuple[Mismatch, ...], ledger: Ledger) -> None:
+        for node, why in lowered.native.items():
+            ledger.settle(node, "int8", why)
+        for node, why in lowered.refused.items():
+            if self.strict:
+                raise LoweringError(
+                    "FXQ504", f"site '{node.name}' stays float: {why}", node=node.name, where=where(node)
+                )
+            ledger.decline("FXQ504", node, why=why)
+        for mismatch in found:
+            first = mismatch.layers[0]
+            if self.strict:
+                raise ParityError("FXQ505", str(mismatch), node=first.name, where=where(first), hint=SATURATION)
+            for layer in mismatch.layers:
+                ledger.decline("FXQ505", layer, why=str(mismatch), hint=SATURATION)
+        _settle_rest(program, ledger)
+
+
+def _settle_rest(program: Program, ledger: Ledger) -> None:
+    """Rows that no pass has settled: what the plan left float, and what was asked and has no kernel."""
+    plan = program.plan
+    alive = {origin for node in program.graph.nodes for origin in origins(node)}
+    for row in ledger.layers:
+        if row.effective:
+            continue
+        decision = None if plan is None else plan.get(row.site)
+        if row.site not in alive:
+            ledger.settle_site(row.site, "removed", "nothing reads its result", module=row.module)
+        elif decision is None or decision.mode is Mode.FLOAT:
+            ledger.settle_site(row.site, FLOAT, row.reason or "no rule asks for it", module=row.module)
+        else:
+            why = f"{program.target} has no int8 kernel for {row.op} here"
+            ledger.settle_site(row.site, FLOAT, why, module=row.module, code="FXQ207")
