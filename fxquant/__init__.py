@@ -1,1 +1,73 @@
-"""fxquant: a compiler toolkit for FX graph-mode quantization in PyTorch."""
+"""fxquant: a compiler toolkit for FX graph-mode quantization in PyTorch.
+
+The front door is `compile`; everything is imported when it is first asked for, so `import fxquant` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fxquant.compiler import compile, default_pipeline
+    from fxquant.diffing import GraphDiff
+    from fxquant.errors import FxQuantError, FxQuantWarning
+    from fxquant.ledger import Ledger, Row
+    from fxquant.model import CompiledModel
+    from fxquant.numerics import sqnr_db
+    from fxquant.pipeline import Pass, Pipeline
+    from fxquant.plan import Decision, Mode, QuantPlan
+    from fxquant.program import Program, Stage
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "compile": "fxquant.compiler",
+    "default_pipeline": "fxquant.compiler",
+    "CompiledModel": "fxquant.model",
+    "Decision": "fxquant.plan",
+    "FxQuantError": "fxquant.errors",
+    "FxQuantWarning": "fxquant.errors",
+    "GraphDiff": "fxquant.diffing",
+    "Ledger": "fxquant.ledger",
+    "Mode": "fxquant.plan",
+    "Pass": "fxquant.pipeline",
+    "Pipeline": "fxquant.pipeline",
+    "Program": "fxquant.program",
+    "QuantPlan": "fxquant.plan",
+    "Row": "fxquant.ledger",
+    "Stage": "fxquant.program",
+    "sqnr_db": "fxquant.numerics",
+}
+
+__all__ = [
+    "CompiledModel",
+    "Decision",
+    "FxQuantError",
+    "FxQuantWarning",
+    "GraphDiff",
+    "Ledger",
+    "Mode",
+    "Pass",
+    "Pipeline",
+    "Program",
+    "QuantPlan",
+    "Row",
+    "Stage",
+    "compile",
+    "default_pipeline",
+    "sqnr_db",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fxquant' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

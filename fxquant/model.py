@@ -17,7 +17,7 @@ from fxquant.program import Program, Stage
 from fxquant.sizes import size_bytes
 
 if TYPE_CHECKING:
-    from fxquant.diff import GraphDiff
+    from fxquant.diffing import GraphDiff
 
 Finish = Callable[
     [Program, int], tuple[Program, tuple[PassRecord, ...]]
@@ -106,7 +106,7 @@ class CompiledModel(nn.Module):
 
     def diff(self, before: Stage | str = Stage.TRACED, after: Stage | str | None = None) -> GraphDiff:
         """What changed between two stages (by default from the traced graph to the present one)."""
-        from fxquant.diff import diff
+        from fxquant.diffing import diff
 
         return diff(self._snapshot_at(before), self._snapshot_at(self.stage if after is None else after))
 
