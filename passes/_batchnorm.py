@@ -33,7 +33,7 @@ NORM_AFTER: dict[type[nn.Module], type[nn.Module]] = {
 def batchnorm_of(program: Program, node: fx.Node) -> BatchNorm | None:
     """The batch norm that a node calls (a subclass counts too); None for any other node."""
     module = program.module_of(node)
-    return module if isinstance(module, BATCH_NORMS) else None
+    return module if isinstance(module, BatchNorm) else None
 
 
 def why_not_foldable(program: Program, node: fx.Node, survey: Survey | None = None) -> str | None:
@@ -97,7 +97,7 @@ def _why_not_layer(program: Program, before: fx.Node, survey: Survey) -> str | N
 
 def _why_not_pair(program: Program, before: fx.Node, node: fx.Node, norm: BatchNorm, survey: Survey) -> str | None:
     layer, name = program.module_of(before), str(before.target)
-    assert layer is not None and isinstance(norm.running_mean, torch.Tensor)
+    assert isinstance(layer, Layer) and isinstance(norm.running_mean, torch.Tensor)
     if type(norm) not in (NORM_AFTER[type(layer)], nn.SyncBatchNorm):
         return f"a {type(norm).__name__} does not normalize the channels of a {type(layer).__name__}"
     channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels

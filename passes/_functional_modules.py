@@ -1,4 +1,4 @@
-"""Functional calls that have a module form: one builder an op. The signature of a builder is the signature of the op."""
+"""Functional calls that have a module form: one builder an op, and a builder's signature is that of its op."""
 
 from __future__ import annotations
 
@@ -196,8 +196,8 @@ def _embedding(
     if max_norm is not None or weight.ndim != 2:  # max_norm rewrites the table in each call
         return None
     rows, width = weight.shape
-    options = {"padding_idx": padding_idx, "scale_grad_by_freq": scale_grad_by_freq, "sparse": sparse}
-    return _holding(nn.Embedding(rows, width, device="meta", **options), weight=weight)
+    module = nn.Embedding(rows, width, padding_idx, scale_grad_by_freq=scale_grad_by_freq, sparse=sparse, device="meta")
+    return _holding(module, weight=weight)
 
 
 def _max_pool(kind: type[nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d]) -> Callable[..., Built]:

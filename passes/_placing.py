@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import count
+from typing import TypeVar
 
 import torch
 from torch import fx, nn
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 def attribute_of(graph_module: fx.GraphModule, target: str) -> object:
@@ -45,7 +48,7 @@ def sweep(graph_module: fx.GraphModule, targets: Iterable[str]) -> None:
             delattr(graph_module.get_submodule(owner), name)
 
 
-def twin(module: nn.Module) -> nn.Module:
+def twin(module: Kind) -> Kind:
     """A module of the same type and options that holds the very same tensors, but may be given others."""
     other = type(module).__new__(type(module))
     other.__dict__ = {

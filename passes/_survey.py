@@ -14,9 +14,7 @@ from torch.nn import functional as F
 from fxquant.passes._placing import attribute_of
 from fxquant.program import Program
 
-NOMINAL = {1: 3, 2: 4, 3: 5}  # spatial dimensions → rank of a batched tensor
-
-_BY_TYPE: dict[type[nn.Module], int] = {
+_BY_TYPE: dict[type[object], int] = {
     nn.Conv1d: 3, nn.ConvTranspose1d: 3, nn.Conv2d: 4, nn.ConvTranspose2d: 4, nn.Conv3d: 5, nn.ConvTranspose3d: 5,
     nn.BatchNorm2d: 4, nn.BatchNorm3d: 5,
 }  # fmt: skip
@@ -93,15 +91,16 @@ class Survey:
 
 
 def _of_module(module: nn.Module | None, before: int | None) -> int | None:
+    kind: type[object] = type(module)
     match module:
         case nn.Flatten(start_dim=start, end_dim=-1):
             return _flattened(before, start)
         case nn.Embedding():
             return None if before is None else before + 1
-        case _ if type(module) in _BY_TYPE:
-            return before if before is not None else _BY_TYPE[type(module)]
+        case _ if kind in _BY_TYPE:
+            return before if before is not None else _BY_TYPE[kind]
         case _:
-            return before if type(module) in _KEEP_RANK else None
+            return before if kind in _KEEP_RANK else None
 
 
 def _of_call(node: fx.Node, before: list[int | None]) -> int | None:

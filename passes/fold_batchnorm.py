@@ -58,12 +58,12 @@ def _fold_at(program: Program, node: fx.Node, ledger: Ledger) -> None:
     program.graph.erase_node(node)
 
 
-def fold(layer: Layer, norm: BatchNorm) -> nn.Module:
+def fold(layer: Layer, norm: BatchNorm) -> Layer:
     """A new layer that computes norm(layer(x)) for a batch norm in eval. Sums in float64, rounds once."""
     weight, bias = layer.weight.detach(), layer.bias
     scale, shift = _scale_and_shift(norm)
     before = torch.zeros_like(shift) if bias is None else bias.detach().double()
-    folded = cast(Layer, twin(layer))
+    folded = twin(layer)
     folded.weight = _parameter_like(layer.weight, weight.double() * _over_outputs(scale, layer))
     folded.bias = _parameter_like(layer.weight, before * scale + shift)
     return folded

@@ -13,7 +13,7 @@ from fxquant.keep_float import is_kept_float, keep_float
 from fxquant.ledger import Ledger
 from fxquant.origin import scope
 from fxquant.passes._call_forms import bound, form_of
-from fxquant.passes._functional_modules import BUILDERS, SIGNATURES, TENSORS, Refusal, explicit_padding
+from fxquant.passes._functional_modules import BUILDERS, SIGNATURES, TENSORS, Built, Refusal, explicit_padding
 from fxquant.passes._placing import attribute_of, place, replace_at, sweep, twin
 from fxquant.passes._survey import Survey
 from fxquant.pipeline import Pass
@@ -68,11 +68,9 @@ def _modularize(program: Program, node: fx.Node, ledger: Ledger, survey: Survey)
     options = {name: value for name, value in arguments.arguments.items() if name != "input"}
     tensors = _fetch(program, {name: options[name] for name in options if name in TENSORS})
     is_plain = not any(_holds_node(options[name]) for name in options if name not in TENSORS)
-    built = (
-        BUILDERS[node.target](lambda: survey.rank(source), **(options | tensors))
-        if is_plain and tensors is not None
-        else None
-    )
+    built: Built = None
+    if is_plain and tensors is not None:
+        built = BUILDERS[node.target](lambda: survey.rank(source), **(options | tensors))
     match built:
         case nn.Module():
             stem = str(getattr(node.target, "__name__", node.target))
@@ -122,7 +120,7 @@ def _holds_node(value: Any) -> bool:
 
 
 def _lead_with_positional(program: Program, node: fx.Node) -> None:
-    """Keywords become positional as long as no parameter before them is left out: m(query=q, flag=True) ⇒ m(q, flag=True)."""
+    """Keywords become positional up to the first parameter left out: m(query=q, flag=True) ⇒ m(q, flag=True)."""
     module = program.module_of(node)
     if module is None or not node.kwargs:
         return
