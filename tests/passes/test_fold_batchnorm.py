@@ -1,4 +1,4 @@
-"""fold-batchnorm: the algebra for every layer type, what is left alone and why, and where torch's own folding is wrong."""
+"""fold-batchnorm: the algebra for every layer type, what is left alone and why, and where torch's own is wrong."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.asserts import assert_pass
-from support.tracing import call, run_passes
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -15,6 +13,8 @@ from fxquant.ledger import Ledger
 from fxquant.passes.fold_batchnorm import FoldBatchnorm, fold
 from fxquant.passes.skip_batchnorm import SkipBatchnorm
 from fxquant.pipeline import Pipeline
+from support.asserts import assert_pass
+from support.tracing import call, run_passes
 
 CONVS = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 TRANSPOSED = [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
@@ -143,7 +143,10 @@ def test_law_folding_keeps_the_numbers(dtype, **drawn):
 )
 def test_law_folding_into_linear_keeps_the_numbers(width, batch, bias, dtype, seed):
     torch.manual_seed(seed)
-    layer, norm = nn.Linear(*width, bias=bias, dtype=dtype), lived_in(nn.BatchNorm1d(width[1], dtype=dtype), seed).eval()
+    layer, norm = (
+        nn.Linear(*width, bias=bias, dtype=dtype),
+        lived_in(nn.BatchNorm1d(width[1], dtype=dtype), seed).eval(),
+    )
     x = torch.randn(batch, width[0], dtype=dtype)
     with torch.no_grad():
         assert relative(fold(layer, norm)(x), norm(layer(x))) <= {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
@@ -151,12 +154,12 @@ def test_law_folding_into_linear_keeps_the_numbers(width, batch, bias, dtype, se
 
 @pytest.mark.parametrize("groups", [2, 4])
 def test_grouped_transposed_convolution_is_right_here_and_wrong_in_torch(groups):
-    """pytorch #180995: torch scales by a shape that ignores groups, which fails as it folds, or (depthwise) as it runs."""
+    """pytorch #180995: torch's scale ignores groups, which fails as it folds, or (depthwise) as it runs."""
     layer = nn.ConvTranspose2d(4, 4, 3, groups=groups).eval()
     norm, x = lived_in(nn.BatchNorm2d(4)).eval(), torch.randn(2, 4, 5, 5)
     with torch.no_grad():
         assert relative(fold(layer, norm)(x), norm(layer(x))) <= 1e-5
-        with pytest.raises(RuntimeError, match="size of tensor a|expected bias"):
+        with pytest.raises(RuntimeError, match=r"size of tensor a|expected bias"):
             fuse_conv_bn_eval(layer, norm, transpose=True)(x)
 
 
@@ -164,7 +167,11 @@ def test_a_run_of_batch_norms_folds_as_a_whole():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.first, self.second = nn.Conv2d(1, 3, 3), lived_in(nn.BatchNorm2d(3)), lived_in(nn.BatchNorm2d(3), 1)
+            self.conv, self.first, self.second = (
+                nn.Conv2d(1, 3, 3),
+                lived_in(nn.BatchNorm2d(3)),
+                lived_in(nn.BatchNorm2d(3), 1),
+            )
 
         def forward(self, x):
             return self.second(self.first(self.conv(x)))
@@ -275,7 +282,7 @@ DECLINED = {
 @pytest.mark.parametrize("case", DECLINED)
 def test_declines_with_its_code(case):
     build, words = DECLINED[case]
-    program, ledger = assert_pass(FoldBatchnorm(), build(), torch.randn(2, 1, 8, 8), changes=False)
+    _, ledger = assert_pass(FoldBatchnorm(), build(), torch.randn(2, 1, 8, 8), changes=False)
     row = ledger["norm"]
     assert (row.code, row.effective) == ("FXQ205", "float32")
     assert words in row.reason

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.asserts import assert_pass, assert_same
-from support.tracing import call, run_passes, trace
 from torch import nn
+from torch.ao import quantization
+from torch.ao.quantization import quantize_fx
 from torch.nn import functional as F
 
 from fxquant.keep_float import keep_float
@@ -17,7 +17,9 @@ from fxquant.passes.fuse import Fuse
 from fxquant.pipeline import Pipeline
 from fxquant.plan import Decision, Mode, QuantPlan
 from fxquant.program import Stage
-from fxquant.torch_ao import fused_with_relu
+from fxquant.torch_ao import fused_with_relu, quiet
+from support.asserts import assert_pass, assert_same
+from support.tracing import call, run_passes, trace
 
 
 class Chain(nn.Module):
@@ -167,9 +169,16 @@ def test_the_plan_is_respected(layer, act, is_fused):
     assert_same(call(program, x), model(x))
 
 
-def test_the_unit_is_what_prepare_knows():
-    """Identity with torch's own fusing, so that prepare and convert take it."""
-    from torch.ao.nn import intrinsic
-
-    program, _ = run_passes(Fuse(), Chain(nn.Conv2d(1, 2, 3), nn.ReLU()), torch.randn(1, 1, 4, 4))
-    assert type(program.graph_module.layer) is intrinsic.ConvReLU2d
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel")
+@pytest.mark.parametrize("kind", LAYERS)
+def test_prepare_and_convert_take_the_unit(kind):
+    """torch's own prepare_fx finds one observed unit, and convert_fx makes one quantized one of it."""
+    layer, shape = LAYERS[kind]
+    program, _ = run_passes(Fuse(), Chain(layer, nn.ReLU()), x := torch.randn(shape))
+    with quiet():
+        mapping = quantization.get_default_qconfig_mapping("x86")
+        prepared = quantize_fx.prepare_fx(program.graph_module, mapping, (x,))
+        prepared(x)
+        converted = quantize_fx.convert_fx(prepared)
+    assert type(converted.layer).__name__ == type(program.graph_module.layer).__name__
+    assert "quantized" in type(converted.layer).__module__

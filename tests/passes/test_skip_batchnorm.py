@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.asserts import assert_pass, untouched
-from support.tracing import run_passes, trace
 from torch import nn
 
 from fxquant.errors import RecipeError, UnknownTargetError
@@ -17,6 +15,8 @@ from fxquant.passes.skip_batchnorm import SkipBatchnorm
 from fxquant.pipeline import Pipeline
 from fxquant.plan import Decision, Mode, QuantPlan
 from fxquant.program import Stage
+from support.asserts import assert_pass, untouched
+from support.tracing import run_passes, trace
 
 
 class Block(nn.Module):
