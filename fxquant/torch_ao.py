@@ -61,6 +61,23 @@ def engine(name: str) -> Iterator[None]:
 # Fusing: the module types that prepare knows as one unit -------------------------------------------------------------
 
 
+def fused_with_relu(layer: nn.Module) -> nn.Module | None:
+    """The layer and a ReLU as the one unit that prepare and convert know; None for a layer that has no such unit.
+
+    The unit holds the layer itself. Subclasses of these types are not fused: convert would not know them.
+    """
+    with quiet():
+        from torch.ao.nn import intrinsic
+    units: dict[type[nn.Module], type[nn.Module]] = {
+        nn.Conv1d: intrinsic.ConvReLU1d,
+        nn.Conv2d: intrinsic.ConvReLU2d,
+        nn.Conv3d: intrinsic.ConvReLU3d,
+        nn.Linear: intrinsic.LinearReLU,
+    }
+    unit = units.get(type(layer))
+    return None if unit is None else unit(layer, nn.ReLU().train(layer.training)).train(layer.training)
+
+
 # Preparing: observers ------------------------------------------------------------------------------------------------
 
 
