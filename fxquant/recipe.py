@@ -56,7 +56,7 @@ class Activation:
     symmetric: bool = False
     dynamic: bool = False
     reduce_range: bool = False
-    num_bits: int = 8
+    num_bits: int = 8  # `reduce_range` takes one off
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,7 @@ def _rule(rule: RecipeRule, number: int, recipe: Recipe, target: str) -> Rule:
     if rule.scheme:
         scheme = preset_rules(rule.scheme, target)
         return Rule(label, targets, ignore=ignore, scheme=scheme, demand="error")
-    asked = Ask(_activation(rule.activation), _weight(rule.weight))
-    is_reduced = rule.activation is not None and rule.activation.reduce_range
-    qconfig = torch_ao.make_qconfig(asked, reduce_range=is_reduced)
+    qconfig = torch_ao.make_qconfig(Ask(_activation(rule.activation), _weight(rule.weight)))
     ask = torch_ao.read_qconfig(qconfig, label)
     check_ask(ask, label)
     return Rule(label, targets, qconfig, ask, ignore, demand="error")
@@ -68,7 +66,7 @@ def _weight(weight: Weight | None) -> TensorAsk:
 def _activation(activation: Activation | None) -> TensorAsk:
     if activation is None:
         return TensorAsk()
-    low, high = _range(activation.dtype, activation.num_bits)
+    low, high = _range(activation.dtype, activation.num_bits - activation.reduce_range)
     return TensorAsk(
         dtype=_dtype(activation.dtype),
         is_symmetric=activation.symmetric,

@@ -186,14 +186,12 @@ def stock_qconfig(name: str) -> object:
     return cast(object, getattr(_ao(), name))
 
 
-def make_qconfig(ask: Ask, *, reduce_range: bool = False) -> object:
-    """The QConfig that asks for this; `reduce_range` halves the activations' range, where none is given."""
-    return _ao().QConfig(
-        activation=_factory(ask.activation, reduce_range=reduce_range), weight=_factory(ask.weight, reduce_range=False)
-    )
+def make_qconfig(ask: Ask) -> object:
+    """The QConfig that asks for this."""
+    return _ao().QConfig(activation=_factory(ask.activation), weight=_factory(ask.weight))
 
 
-def _factory(ask: TensorAsk, *, reduce_range: bool) -> Any:
+def _factory(ask: TensorAsk) -> Any:
     ao, dtype = _ao(), getattr(torch, ask.dtype)
     if ask.is_float or ask.dtype == "float16":
         return ao.PlaceholderObserver.with_args(dtype=dtype, is_dynamic=ask.is_dynamic)
@@ -206,8 +204,6 @@ def _factory(ask: TensorAsk, *, reduce_range: bool) -> Any:
     options |= {"dtype": dtype, "qscheme": getattr(torch, f"per_{ask.granularity}_{kind}")}
     if ask.granularity == "channel":
         options["ch_axis"] = ask.axis
-    if reduce_range and ask.quant_min is None:
-        options["reduce_range"] = True
     return getattr(ao, ask.observer).with_args(**options)
 
 
