@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -18,6 +20,9 @@ from torch.ao.quantization import QConfig, QConfigMapping
 from torch.ao.quantization.fake_quantize import FakeQuantizeBase
 from torch.ao.quantization.fx.prepare import prepare as _prepare
 from torch.ao.quantization.observer import ObserverBase
+
+from fxquant.errors import QConfigError, RecipeError, did_you_mean
+from fxquant.qconfigs import PRESETS, Ask, TensorAsk
 
 KNOWN_WARNINGS = (
     "torch.ao.quantization is deprecated",
@@ -40,6 +45,12 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def _ao() -> ModuleType:
+    with quiet():
+        import torch.ao.quantization as ao
+    return ao
+
+
 @contextmanager
 def engine(name: str) -> Iterator[None]:
     """The process-global quantized engine is `name` inside the block, and as before after it; one thread at a time."""
@@ -56,6 +67,150 @@ def engine(name: str) -> Iterator[None]:
 
 
 # Policy: QConfig and QConfigMapping ---------------------------------------------------------------------------------
+
+_LEVELS = ("object_type", "module_name_regex", "module_name", "module_name_object_type_order")
+
+
+@dataclass(frozen=True, slots=True)
+class MappingLevels:
+    """The levels of a QConfigMapping as plain pairs, in the order they were set. A None qconfig is 'float'."""
+
+    everything: object | None
+    object_type: tuple[tuple[object, object | None], ...]
+    module_name_regex: tuple[tuple[object, object | None], ...]
+    module_name: tuple[tuple[object, object | None], ...]
+    module_name_object_type_order: tuple[tuple[tuple[object, object, object], object | None], ...]
+
+
+def is_mapping(value: object) -> bool:
+    """Is this a QConfigMapping?"""
+    return isinstance(value, _ao().QConfigMapping)
+
+
+def read_mapping(value: Any) -> MappingLevels:
+    """The levels of a QConfigMapping, or of its dict form. FXQ103 for an unknown level, FXQ102 for a bad entry."""
+    given = value.to_dict() if is_mapping(value) else value
+    for key in given:
+        if key not in ("", *_LEVELS):
+            hint = did_you_mean(str(key), ("", *_LEVELS))
+            raise RecipeError("FXQ103", f"a QConfigMapping has no level {key!r}", hint=hint)
+    return MappingLevels(given.get(""), *(_pairs(given.get(level) or (), level) for level in _LEVELS))
+
+
+def _pairs(entries: Any, level: str) -> tuple[Any, ...]:
+    """(key, qconfig) of each entry; of two entries with one key the later counts, as in torch.ao."""
+    size = 4 if level == _LEVELS[3] else 2
+    try:
+        found = [tuple(entry) for entry in (entries.items() if isinstance(entries, dict) else entries)]
+        wrong = [entry for entry in found if len(entry) != size]
+        if wrong:
+            raise QConfigError("FXQ102", f"level '{level}' has {wrong[0]!r}, which is not a tuple of {size}")
+        return tuple({entry[0] if size == 2 else entry[:-1]: entry[-1] for entry in found}.items())
+    except TypeError as error:
+        raise QConfigError("FXQ102", f"level '{level}' is not a list of tuples of {size}: {entries!r}") from error
+
+
+def read_qconfig(qconfig: Any, owner: str) -> Ask:
+    """What a QConfig asks. FXQ102, naming `owner` (the rule it stands in), when it is none or cannot be built."""
+    halves = tuple(getattr(qconfig, half, None) for half in ("activation", "weight"))
+    if not isinstance(qconfig, tuple) or None in halves:
+        raise QConfigError(
+            "FXQ102",
+            f"{owner} has {_shown(qconfig)} in the place of a qconfig",
+            hint=f"give a torch.ao QConfig, or None for float; for a preset pass its name alone: {', '.join(PRESETS)}",
+        )
+    activation, weight = (
+        _build(factory, half, owner) for half, factory in zip(("activation", "weight"), halves, strict=True)
+    )
+    is_reuse = isinstance(activation, _ao().ReuseInputObserver)
+    return Ask(_ask_of(activation), _ask_of(weight), is_reuse)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:77] + '...'} (a {type(value).__name__})"
+
+
+def _build(factory: Any, half: str, owner: str) -> Any:
+    if isinstance(factory, torch.nn.Module):
+        name = type(factory).__name__
+        raise QConfigError(
+            "FXQ102",
+            f"{owner}: {half} is an instance of {name}, which every layer would share",
+            hint=f"give the class, or {name}.with_args(...)",
+        )
+    if not callable(factory):
+        raise QConfigError("FXQ102", f"{owner}: {half} is {_shown(factory)}, not an observer class")
+    try:
+        with quiet():
+            return factory()
+    except Exception as error:  # whatever a foreign constructor raises is a qconfig that cannot be used
+        detail = str(error) or type(error).__name__
+        hint = "the range must have quant_min < quant_max and hold 0; see the observer's own documentation"
+        raise QConfigError("FXQ102", f"{owner}: the {half} observer cannot be built: {detail}", hint=hint) from error
+
+
+def _ask_of(observer: Any) -> TensorAsk:
+    """A fake quantize is read through to the observer inside it; what has no dtype (nn.Identity) asks nothing."""
+    inner = getattr(observer, "activation_post_process", observer)
+    dtype = getattr(observer, "dtype", getattr(inner, "dtype", None))
+    qscheme = getattr(observer, "qscheme", getattr(inner, "qscheme", None))
+    is_channel = qscheme in (
+        torch.per_channel_affine,
+        torch.per_channel_symmetric,
+        torch.per_channel_affine_float_qparams,
+    )
+    low, high = (getattr(observer, name, getattr(inner, name, None)) for name in ("quant_min", "quant_max"))
+    return TensorAsk(
+        dtype="float32" if dtype is None else str(dtype).removeprefix("torch."),
+        granularity="channel" if is_channel else "tensor",
+        axis=int(getattr(inner, "ch_axis", 0)) if is_channel else 0,
+        is_dynamic=bool(getattr(observer, "is_dynamic", False) or getattr(inner, "is_dynamic", False)),
+        is_symmetric=qscheme in (torch.per_tensor_symmetric, torch.per_channel_symmetric),
+        is_float_qparams=qscheme is torch.per_channel_affine_float_qparams,
+        is_fixed=isinstance(inner, _ao().FixedQParamsObserver),
+        quant_min=None if low is None else int(low),
+        quant_max=None if high is None else int(high),
+        observer=type(inner).__name__,
+    )
+
+
+def default_mapping(target: str) -> MappingLevels:
+    """torch's own default mapping for an engine."""
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Default qconfig of oneDNN backend")
+        return read_mapping(_ao().get_default_qconfig_mapping(target))
+
+
+def per_tensor_weight(qconfig: Any) -> object:
+    """The same activation, with torch's default per-tensor weight."""
+    return _ao().QConfig(activation=qconfig.activation, weight=_ao().default_weight_observer)
+
+
+def stock_qconfig(name: str) -> object:
+    """One of torch's ready-made qconfigs, such as 'per_channel_dynamic_qconfig'."""
+    return cast(object, getattr(_ao(), name))
+
+
+def make_qconfig(ask: Ask) -> object:
+    """The QConfig that asks for this."""
+    return _ao().QConfig(activation=_factory(ask.activation), weight=_factory(ask.weight))
+
+
+def _factory(ask: TensorAsk) -> Any:
+    ao, dtype = _ao(), getattr(torch, ask.dtype)
+    if ask.is_float or ask.dtype == "float16":
+        return ao.PlaceholderObserver.with_args(dtype=dtype, is_dynamic=ask.is_dynamic)
+    options = {"quant_min": ask.quant_min, "quant_max": ask.quant_max} if ask.quant_min is not None else {}
+    if ask.is_dynamic:
+        full = {"quant_min": 0, "quant_max": 255}
+        return ao.PlaceholderObserver.with_args(dtype=dtype, is_dynamic=True, **(full | options))
+    kind = "symmetric" if ask.is_symmetric else "affine"
+    kind = "affine_float_qparams" if ask.is_float_qparams else kind
+    options |= {"dtype": dtype, "qscheme": getattr(torch, f"per_{ask.granularity}_{kind}")}
+    if ask.granularity == "channel":
+        options["ch_axis"] = ask.axis
+    return getattr(ao, ask.observer).with_args(**options)
 
 
 # Fusing: the module types that prepare knows as one unit -------------------------------------------------------------

@@ -1,0 +1,109 @@
+"""Preset names → rules, for each engine. `int8` is torch's own default mapping, with what it lacks put right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+from fxquant import torch_ao
+from fxquant.errors import EngineUnavailableError, QConfigError, did_you_mean
+from fxquant.qconfigs import ENGINES, PRESETS, Ask, TensorAsk
+from fxquant.rules import EVERYTHING, Rule, RuleSet, Target
+
+F = nn.functional
+
+LINEAR = (nn.Linear, F.linear)
+CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, F.conv1d, F.conv2d, F.conv3d)
+CONV_TRANSPOSE = (
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+)
+EMBEDDING = (nn.Embedding, nn.EmbeddingBag)
+RECURRENT = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+FLOAT_ONLY = (F.embedding, F.embedding_bag, nn.RNN)  # no engine has a quantized form of them
+
+WEIGHT_PER_CHANNEL = TensorAsk("qint8", granularity="channel", is_symmetric=True, observer="PerChannelMinMaxObserver")
+WEIGHT_PER_TENSOR = TensorAsk("qint8", is_symmetric=True, observer="MinMaxObserver")
+
+Pairs = list[tuple[object, object | None]]  # object type → qconfig
+
+
+def preset_rules(name: str, target: str) -> RuleSet:
+    """The rules of a preset on an engine. FXQ102 for a name that is none, FXQ502 for an engine that is none."""
+    if name not in PRESETS:
+        raise QConfigError(
+            "FXQ102",
+            f"no preset is called {name!r}",
+            hint=did_you_mean(name, PRESETS) + "; a recipe's path ends in .toml",
+        )
+    if target not in ENGINES:
+        raise EngineUnavailableError(
+            "FXQ502", f"preset '{name}' knows no target {target!r}", hint=f"known: {', '.join(ENGINES)}"
+        )
+    pairs, rest = _PRESETS[name](target)
+    return _ruleset(name, pairs, rest)
+
+
+def _ruleset(preset: str, pairs: Pairs, rest: object | None) -> RuleSet:
+    asks: dict[int, Ask] = {}
+    rules = []
+    entries = [(type_name(kind), Target(type_name(kind), (("type", kind),)), qconfig) for kind, qconfig in pairs]
+    if rest is not None:
+        entries.append(("everything else", Target("*", (EVERYTHING,)), rest))
+    for number, (text, target, qconfig) in enumerate(entries, start=1):
+        label = f"rule {number}, '{text}' of preset '{preset}'"
+        if qconfig is not None and id(qconfig) not in asks:
+            asks[id(qconfig)] = torch_ao.read_qconfig(qconfig, label)
+        rules.append(Rule(label, (target,), qconfig, asks.get(id(qconfig))))
+    return RuleSet(tuple(rules))
+
+
+def type_name(kind: object) -> str:
+    """'Conv2d', 'conv2d', 'add': how people call a class, a function or a method."""
+    return str(getattr(kind, "__name__", kind))
+
+
+def _each(kinds: Iterable[object], qconfig: object | None) -> Pairs:
+    return [(kind, qconfig) for kind in kinds]
+
+
+def _embeddings() -> Pairs:
+    return _each(EMBEDDING, torch_ao.stock_qconfig("float_qparams_weight_only_qconfig"))
+
+
+def _recurrent() -> Pairs:
+    return _each(RECURRENT, torch_ao.stock_qconfig("per_channel_dynamic_qconfig"))
+
+
+def _int8(target: str) -> tuple[Pairs, object | None]:
+    """torch's default mapping, with ConvTranspose per tensor, embeddings weight-only and recurrent layers dynamic."""
+    levels = torch_ao.default_mapping(target)
+    own = [*_each(CONV_TRANSPOSE, torch_ao.per_tensor_weight(levels.everything)), *_embeddings(), *_recurrent()]
+    own += _each(FLOAT_ONLY, None)
+    taken = {kind for kind, _ in own}
+    return [*own, *((kind, qconfig) for kind, qconfig in levels.object_type if kind not in taken)], levels.everything
+
+
+def _int8_dynamic(target: str) -> tuple[Pairs, object | None]:
+    dynamic = torch_ao.stock_qconfig("per_channel_dynamic_qconfig")
+    return [*_each(LINEAR, dynamic), *_recurrent(), *_embeddings()], None
+
+
+def _int8_weight_only(target: str) -> tuple[Pairs, object | None]:
+    per_channel, per_tensor = (
+        torch_ao.make_qconfig(Ask(TensorAsk(), weight)) for weight in (WEIGHT_PER_CHANNEL, WEIGHT_PER_TENSOR)
+    )
+    return [*_each((*LINEAR, *CONV), per_channel), *_each(CONV_TRANSPOSE, per_tensor), *_embeddings()], None
+
+
+def _float16(target: str) -> tuple[Pairs, object | None]:
+    return _each((*LINEAR, nn.LSTM), torch_ao.stock_qconfig("float16_dynamic_qconfig")), None
+
+
+_PRESETS: dict[str, Callable[[str], tuple[Pairs, object | None]]] = {
+    "int8": _int8,
+    "int8-dynamic": _int8_dynamic,
+    "int8-weight-only": _int8_weight_only,
+    "float16": _float16,
+}
