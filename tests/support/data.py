@@ -17,7 +17,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def images(size: int, channels: int = 3) -> Sampler:
-    """Normalized pictures: smooth shapes (a coarse grid, interpolated) under finer grain. (batch, channels, size, size)."""
+    """Normalized pictures: an interpolated coarse grid under finer grain. (batch, channels, size, size)."""
 
     def sample(source: torch.Generator, batch: int) -> tuple[torch.Tensor]:
         coarse = torch.randn(batch, channels, 4, 4, generator=source)

@@ -60,6 +60,7 @@ TROUBLE: dict[str, Case] = {
     "shared_conv_norm": Case(trouble.SharedConvNorm, images(16)),
     "tied_weights": Case(trouble.TiedWeights, FEATURES),
     "grouped_transpose_norm": Case(trouble.GroupedTransposeNorm, images(8, 4)),
+    "transpose_kernel_two": Case(trouble.TransposeKernelTwo, images(8, 8)),
     "functional_relu": Case(trouble.FunctionalRelu, images(16)),
     "functional_dropout": Case(trouble.FunctionalDropout, FEATURES),
     "norm_after_add": Case(trouble.NormAfterAdd, images(16)),

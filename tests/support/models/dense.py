@@ -17,7 +17,7 @@ def double_conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Two steps down, two up by ConvTranspose2d, concatenated skips."""
+    """Two steps down, two up by ConvTranspose2d (2×2: see TransposeKernelTwo), concatenated skips."""
 
     def __init__(self, width: int = 8, classes: int = 2) -> None:
         super().__init__()

@@ -76,8 +76,8 @@ class ViT(nn.Module):
         super().__init__()
         count = (size // patch) ** 2
         self.patches = nn.Conv2d(3, width, patch, stride=patch)
-        self.class_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.places = nn.Parameter(torch.randn(1, count + 1, width) * 0.02)
+        self.class_token = nn.Parameter(torch.randn(1, 1, width))
+        self.places = nn.Parameter(torch.randn(1, count + 1, width) * 0.2)
         self.layers = nn.Sequential(*(PreNormLayer(width, heads, width * 4) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 

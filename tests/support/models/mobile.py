@@ -55,6 +55,9 @@ class InvertedResidual(nn.Module):
             return x + self.conv(x)
         return self.conv(x)
 
+    def branch_end(self) -> nn.Module | None:
+        return self.conv[-1] if self.is_residual else None
+
 
 class MobileNetV2(nn.Module):
     """Stem, inverted residuals by (expand, channels, repeats, stride), 1×1 head, classifier behind dropout."""

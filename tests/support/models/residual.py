@@ -31,6 +31,9 @@ class Basic(nn.Module):
         out += identity
         return self.relu(out)
 
+    def branch_end(self) -> nn.Module:
+        return self.bn2
+
 
 class Bottleneck(nn.Module):
     """1×1, 3×3, 1×1, each with batch norm; the last one four times as wide."""
@@ -52,6 +55,9 @@ class Bottleneck(nn.Module):
         out = self.bn3(self.conv3(out))
         out += identity
         return self.relu(out)
+
+    def branch_end(self) -> nn.Module:
+        return self.bn3
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:

@@ -106,6 +106,17 @@ class GroupedTransposeNorm(nn.Module):
         return self.bn(self.conv(x))
 
 
+class TransposeKernelTwo(nn.Module):
+    """Quantized ConvTranspose2d of a 2×2 kernel is wrong on x86 and fbgemm; on onednn wherever channels in ≠ out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(8, 4, 2, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.up(x)
+
+
 class FunctionalRelu(nn.Module):
     """torch.relu is not fused, only F.relu and nn.ReLU are: a float island after each layer."""
 
