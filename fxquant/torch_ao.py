@@ -5,6 +5,7 @@ torch.ao.quantization is deprecated and still ships; its known warnings are filt
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,12 @@ from torch.ao.quantization.observer import ObserverBase
 
 from fxquant.errors import QConfigError, RecipeError, did_you_mean
 from fxquant.qconfigs import PRESETS, Ask, TensorAsk
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
 
 KNOWN_WARNINGS = (
     "torch.ao.quantization is deprecated",
@@ -275,3 +282,35 @@ def split_fused(module: nn.Module) -> tuple[nn.Module, bool]:
     if isinstance(module, _FusedModule):
         return module[0], True
     return module, False
+# The oracle: raw prepare_fx / convert_fx -----------------------------------------------------------------------------
+
+
+def raw_quantize(
+    model: nn.Module,
+    qconfig_mapping: Any,
+    example_inputs: tuple[Any, ...],
+    batches: Iterable[tuple[Any, ...]],
+    *,
+    in_place: bool = False,
+) -> fx.GraphModule:
+    """What torch alone makes of a model: prepare_fx → calibrate → convert_fx, for the engine that is set now.
+
+    Tests and benches hold fxquant to it. `in_place` skips the copy that keeps `.qconfig` marks off the model.
+    """
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    with quiet(), torch.no_grad():
+        own = model if in_place else copy.deepcopy(model)
+        prepared = prepare_fx(own.eval(), qconfig_mapping, example_inputs)
+        for batch in batches:
+            prepared(*batch)
+        converted: fx.GraphModule = convert_fx(prepared)
+    return converted
+
+
+def raw_mapping(engine_name: str) -> Any:
+    """torch's own default static QConfigMapping for an engine."""
+    from torch.ao.quantization import get_default_qconfig_mapping
+
+    with quiet():
+        return get_default_qconfig_mapping(engine_name)
