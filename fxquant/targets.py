@@ -30,7 +30,9 @@ class Target:
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("x86", "cpu", ("quint8", "qint8"), False, "fbgemm or oneDNN per layer, by torch's choice; 7-bit activations"),
+        Target(
+            "x86", "cpu", ("quint8", "qint8"), False, "fbgemm or oneDNN per layer, by torch's choice; 7-bit activations"
+        ),
         Target("onednn", "cpu", ("quint8", "qint8"), True, "oneDNN kernels; the full 8 bits, made for CPUs with VNNI"),
         Target("fbgemm", "cpu", ("quint8", "qint8"), False, "FBGEMM kernels; 7-bit activations"),
         Target("qnnpack", "cpu", ("quint8", "qint8"), True, "QNNPACK kernels, made for ARM; the full 8 bits"),
@@ -63,18 +65,21 @@ def isa() -> Isa:
     """The facts of this CPU."""
     return Isa(
         machine=platform.machine(),
-        avx2=_torch_says("_is_avx2_supported"),
-        avx512=_torch_says("_is_avx512_supported"),
-        vnni=_torch_says("_is_vnni_supported"),
-        amx=_torch_says("_is_amx_tile_supported"),
-        bf16=_torch_says("_is_avx512_bf16_supported"),
+        avx2=_torch_says("_is_avx2_supported", "avx2"),
+        avx512=_torch_says("_is_avx512_supported", "avx512_f"),
+        vnni=_torch_says("_is_vnni_supported", "avx512_vnni"),
+        amx=_torch_says("_is_amx_tile_supported", "amx_tile"),
+        bf16=_torch_says("_is_avx512_bf16_supported", "avx512_bf16"),
     )
 
 
-def _torch_says(function: str) -> bool | None:
-    """A private function of torch.cpu, where this release has it."""
+def _torch_says(function: str, capability: str) -> bool | None:
+    """A private function of torch.cpu where this release has it, else the public table that newer ones have."""
     ask = getattr(torch.cpu, function, None)
-    return bool(ask()) if callable(ask) else None
+    if callable(ask):
+        return bool(ask())
+    table = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(table[capability]) if capability in table else None
 
 
 def available(name: str) -> bool:

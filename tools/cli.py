@@ -16,7 +16,7 @@ INTERRUPTED = 130
 
 # verb → where it is, and its line in --help (a test compares it with the command's own)
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("fxquant.tools.demo:demo", "Train a small CNN on digits, compile it to int8, print what came of it."),
+    "demo": ("fxquant.tools.demo:demo", "Train a CNN on digits, compile it to int8, print the result."),
     "doctor": ("fxquant.tools.doctor:doctor", "Check torch, engines, CPU and renderer."),
     "explain": ("fxquant.tools.explain:explain", "Print the page of an error code; without one, list all."),
     "passes": ("fxquant.tools.passes:passes", "List the passes, with the stages they accept and yield."),
@@ -46,7 +46,7 @@ def _show_version(ctx: click.Context, _option: click.Parameter, is_wanted: bool)
         return
     from importlib.metadata import version
 
-    click.echo(f"fxquant {version('fxquant')}")
+    print(f"fxquant {version('fxquant')}")
     ctx.exit()
 
 
@@ -74,15 +74,15 @@ def _invoke(arguments: Sequence[str]) -> int:
         with cli.make_context("fxquant", list(arguments)) as context:
             cli.invoke(context)
     except FxQuantError as error:
-        click.echo(str(error), err=True)
+        print(error, file=sys.stderr)
         return error.exit_status
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        error.show()
+        error.show(sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -95,7 +95,9 @@ def _cpu() -> Iterator[Finding]:
 def _saturation(at_risk: list[str], cpu: Isa) -> Finding:
     if not at_risk:
         return Finding("cpu", "saturation risk", "none")
-    why = f"full 8-bit activations can saturate ({'VNNI unknown' if cpu.vnni is None else 'no VNNI'}); 7-bit ones cannot"
+    why = (
+        f"full 8-bit activations can saturate ({'VNNI unknown' if cpu.vnni is None else 'no VNNI'}); 7-bit ones cannot"
+    )
     return Finding("cpu", "saturation risk", ", ".join(at_risk), "note", why)
 
 
@@ -142,7 +144,7 @@ def doctor(as_json: bool) -> None:
     found = findings()
     if as_json:
         told = {"healthy": is_healthy(found), "findings": [asdict(finding) for finding in found]}
-        click.echo(json.dumps(told, indent=2))
+        print(json.dumps(told, indent=2))
     else:
         _draw(found)
     if not is_healthy(found):

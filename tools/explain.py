@@ -31,10 +31,12 @@ def find(text: str) -> str:
     known = codes()
     code = text.strip().upper()
     code = f"FXQ{code}" if code.isdigit() else code
-    if code not in known:
-        hint = did_you_mean(code, known) if code.startswith("FXQ") else "`fxquant explain` lists all codes"
-        raise UsageError("FXQ105", f"no page for code '{text}'", hint=hint)
-    return code
+    if code in known:
+        return code
+    if not code.startswith("FXQ"):
+        raise UsageError("FXQ105", f"no page for code '{text}'", hint="`fxquant explain` lists all codes")
+    begun = [other for other in known if other.startswith(code)]
+    raise UsageError("FXQ105", f"no page for code '{text}'", hint=did_you_mean(code, begun or known))
 
 
 @click.command()
@@ -47,14 +49,14 @@ def explain(code: str | None, as_json: bool) -> None:
         return
     found = find(code)
     if as_json:
-        click.echo(json.dumps({"code": found, "title": _title(found), "page": page_of(found)}, indent=2))
+        print(json.dumps({"code": found, "title": _title(found), "page": page_of(found)}, indent=2))
         return
-    click.echo(page_of(found).rstrip())
+    print(page_of(found).rstrip())
 
 
 def _list_all(as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(codes(), indent=2))
+        print(json.dumps(codes(), indent=2))
         return
     for code, title in codes().items():
-        click.echo(f"{code}  {title}")
+        print(f"{code}  {title}")

@@ -52,7 +52,7 @@ def passes(as_json: bool) -> None:
     """List the passes, with the stages they accept and yield."""
     listed = rows()
     if as_json:
-        click.echo(json.dumps([asdict(row) for row in listed], indent=2))
+        print(json.dumps([asdict(row) for row in listed], indent=2))
     else:
         _draw(listed)
     if any(row.is_broken for row in listed):

@@ -1,4 +1,7 @@
-"""What the terminal can show: one console for all verbs, and ASCII stand-ins where its encoding lacks a character."""
+"""What the terminal can show: one console for all verbs, and ASCII stand-ins where its encoding lacks a character.
+
+Verbs print with `print` or this console: `click.echo` sends UTF-8 to a terminal that said it is ASCII.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-ASCII = {"×": "x", "–": "-", "—": "-", "→": "->", "≤": "<=", "≥": ">=", "…": "...", "·": "-", "±": "+/-", "✓": "ok", "✗": "no"}
+ASCII = {
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "→": "->",
+    "≤": "<=",
+    "≥": ">=",
+    "…": "...",
+    "·": "-",
+    "±": "+/-",
+    "✓": "ok",
+    "✗": "no",
+}
 PIPE_WIDTH = 120  # columns where nobody looks: wide enough that a row of a table stays one line
 
 
