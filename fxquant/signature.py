@@ -48,13 +48,10 @@ class Signature:
         is_plain = first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
         constants = [leaf for leaf in self.inputs if isinstance(leaf, Constant)]
         others_default = len(self.inputs) - len(constants) == 1 and all(
-            parameter.default is not parameter.empty
-            or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            parameter.default is not parameter.empty or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
             for parameter in list(self.parameters.parameters.values())[1:]
         )
-        leads = (
-            bool(self.inputs) and isinstance(self.inputs[0], Leaf) and self.inputs[0].path == getattr(first, "name", "")
-        )
+        leads = bool(self.inputs) and isinstance(self.inputs[0], Leaf) and self.inputs[0].path == getattr(first, "name", "")
         object.__setattr__(self, "_single", is_plain and others_default and leads and self._constants_are_defaults())
 
     def _constants_are_defaults(self) -> bool:
@@ -107,9 +104,7 @@ def _told(value: Any) -> str:
 
 
 def _same(fixed: Any, value: Any) -> bool:
-    return fixed is value or (
-        type(fixed) is type(value) and not isinstance(value, torch.Tensor) and bool(fixed == value)
-    )
+    return fixed is value or (type(fixed) is type(value) and not isinstance(value, torch.Tensor) and bool(fixed == value))
 
 
 def bind(parameters: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:

@@ -22,9 +22,7 @@ class NodeRecord:
     origins: tuple[str, ...]
     scope: str = ""
     where: str = ""
-    attributes: tuple[
-        tuple[str, str], ...
-    ] = ()  # of the called module: what its repr shows, and its parameters' shapes
+    attributes: tuple[tuple[str, str], ...] = ()  # of the called module: what its repr shows, and its parameters' shapes
 
 
 @dataclass(frozen=True)

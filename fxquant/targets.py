@@ -88,7 +88,7 @@ def available(name: str) -> bool:
 
 
 def has_saturation_risk(engine: str, cpu: Isa) -> bool:
-    """Whether full 8-bit activations can saturate on this engine and CPU: x86 kernels without VNNI (unknown counts as without)."""
+    """Whether full 8-bit activations can saturate: on x86 kernels without VNNI. Unknown counts as without."""
     is_x86 = cpu.machine.lower() in ("x86_64", "amd64", "x86", "i386", "i686")
     return is_x86 and engine in ("x86", "fbgemm", "onednn") and not cpu.vnni
 

@@ -1,4 +1,4 @@
-"""What every test runs under: one torch thread, and a hypothesis profile (`dev`, `ci` or `nightly`), chosen only here."""
+"""What every test runs under: one torch thread, and a hypothesis profile (`dev`, `ci`, `nightly`), chosen only here."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def cli() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; returns its exit status. Errors of fxquant are text on stderr, a closed pipe is no error."""
+    """Run one command line; returns its exit status. fxquant's errors are text on stderr, a closed pipe is none."""
     try:
         status = _invoke(arguments)
         sys.stdout.flush()

@@ -59,9 +59,7 @@ def assert_no_orphans(program: Program) -> None:
     used = [str(node.target) for node in program.graph.nodes if node.op in ("call_module", "get_attr")]
     for name, module in program.graph_module.named_modules():
         if name and next(module.parameters(recurse=False), None) is not None:
-            is_used = any(
-                name == target or name.startswith(f"{target}.") or target.startswith(f"{name}.") for target in used
-            )
+            is_used = any(name == target or name.startswith(f"{target}.") or target.startswith(f"{name}.") for target in used)
             assert is_used, f"module '{name}' is left behind"
 
 
