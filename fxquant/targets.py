@@ -78,7 +78,7 @@ def _torch_says(function: str, capability: str) -> bool | None:
     ask = getattr(torch.cpu, function, None)
     if callable(ask):
         return bool(ask())
-    table = getattr(torch.cpu, "get_capabilities", dict)()
+    table: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(table[capability]) if capability in table else None
 
 
