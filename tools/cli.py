@@ -9,7 +9,7 @@ from importlib import import_module
 
 import click
 
-from fxquant.errors import FxQuantError
+from fxquant.errors import FxQuantError, UsageError
 from fxquant.tools.terminal import prepare_streams
 
 INTERRUPTED = 130
@@ -20,6 +20,17 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("fxquant.tools.doctor:doctor", "Check torch, engines, CPU and renderer."),
     "explain": ("fxquant.tools.explain:explain", "Print the page of an error code; without one, list all."),
     "passes": ("fxquant.tools.passes:passes", "List the passes, with the stages they accept and yield."),
+}
+
+# package → the extra that brings it
+EXTRAS = {
+    "sklearn": "demo",
+    "matplotlib": "demo",
+    "onnx": "onnxruntime",
+    "onnxscript": "onnxruntime",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "transformers": "transformers",
 }
 
 
@@ -71,8 +82,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _invoke(arguments: Sequence[str]) -> int:
     try:
-        with cli.make_context("fxquant", list(arguments)) as context:
-            cli.invoke(context)
+        _call_verb(arguments)
     except FxQuantError as error:
         print(error, file=sys.stderr)
         return error.exit_status
@@ -85,6 +95,22 @@ def _invoke(arguments: Sequence[str]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _call_verb(arguments: Sequence[str]) -> None:
+    """Parse and call. FXQ112 when the verb needs an extra that is not installed."""
+    try:
+        with cli.make_context("fxquant", list(arguments)) as context:
+            cli.invoke(context)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        raise UsageError(
+            "FXQ112",
+            f"this needs the package '{package}', which is not installed",
+            hint=f'pip install "fxquant[{EXTRAS[package]}]"',
+        ) from error
 
 
 def _silence_stdout() -> None:
