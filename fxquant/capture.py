@@ -12,6 +12,7 @@ from torch import nn
 from fxquant.errors import UntraceableError
 from fxquant.ledger import Ledger
 from fxquant.program import Program
+from fxquant.sandbox import untouched_world
 from fxquant.symbolic import capture_symbolic
 
 
@@ -20,8 +21,8 @@ class CaptureRequest:
     """What to capture, and how.
 
     `example_args`/`example_kwargs` are one call's arguments (None: not known, every parameter without a default is
-    taken to be a tensor); `concrete_args` fixes parameters by name; `leaf_modules` are names or classes of modules
-    that are not traced into.
+    taken to be a tensor); `concrete_args` fixes parameters by name; `leaf_modules` are dotted names, classes, or
+    're:' regexes of modules that are not traced into.
     """
 
     model: nn.Module  # the compiler's own copy, in eval mode
@@ -41,7 +42,7 @@ def capture(request: CaptureRequest, ledger: Ledger) -> Program:
     refusals: list[UntraceableError] = []
     for strategy in STRATEGIES:
         try:
-            with torch.no_grad():
+            with untouched_world(), torch.no_grad():
                 return strategy(request, ledger)
         except UntraceableError as error:
             refusals.append(error)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
-import sysconfig
+import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
+from functools import lru_cache
+from types import CodeType, FrameType, TracebackType
 
-_HERE = str(Path(__file__).parent)
+_MACHINERY = tuple(os.path.realpath(folder) + os.sep for folder in (os.path.dirname(__file__),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +32,27 @@ class Location:
         return f"{head}:  {self.text}" if self.text else head
 
 
-def _is_machinery(file: str) -> bool:
+@lru_cache(maxsize=4096)
+def _is_machinery(file: str, torch_file: str | None) -> bool:
     """Frames of torch, of this package and of generated code are not the user's."""
-    if file.startswith("<") or "/torch/" in file.replace("\\", "/"):
+    if file.startswith("<") or file == contextlib.__file__:
         return True
-    parent = str(Path(file).parent)
-    return parent.startswith(_HERE) or file.startswith(sysconfig.get_path("stdlib") + "/contextlib")
+    real = os.path.realpath(file)
+    if torch_file is not None and real.startswith(os.path.dirname(os.path.realpath(torch_file)) + os.sep):
+        return True
+    return real.startswith(_MACHINERY)
+
+
+def _is_user(file: str) -> bool:
+    torch = sys.modules.get("torch")  # not imported here: the command line's help does not wait for it
+    return not _is_machinery(file, getattr(torch, "__file__", None))
 
 
 def innermost(frames: Iterable[tuple[str, int, str]]) -> Location | None:
     """The last frame (outermost first) that lies in the user's code, or None."""
     found = None
     for file, line, function in frames:
-        if not _is_machinery(file):
+        if _is_user(file):
             found = Location(file, line, function)
     return found
 
@@ -55,3 +65,20 @@ def of_traceback(traceback: TracebackType | None) -> Location | None:
         frames.append((code.co_filename, traceback.tb_lineno, code.co_name))
         traceback = traceback.tb_next
     return innermost(frames)
+
+
+def of_frame(frame: FrameType | None, *, stop: CodeType) -> Location | None:
+    """The innermost user frame from `frame` outwards, not further than the call of `stop`. Cheap: reads no source."""
+    while frame is not None and frame.f_code is not stop:
+        if _is_user(frame.f_code.co_filename):
+            return Location(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        frame = frame.f_back
+    return None
+
+
+def of_function(function: object) -> Location | None:
+    """The line where a function is defined, for what has no line of its own (an argument)."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if not isinstance(code, CodeType) or not _is_user(code.co_filename):
+        return None
+    return Location(code.co_filename, code.co_firstlineno, code.co_name)

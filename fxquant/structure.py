@@ -2,68 +2,118 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch.utils import _pytree as pytree
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Record:
+    """An unregistered dataclass or dict subclass, without its leaves: how to make one again."""
+
+    kind: type
+    names: tuple[Any, ...]  # keys of the items, or names of the fields
+    inner: Structure  # of a list of the values
+    rest: dict[str, Any] = dataclasses.field(compare=False, repr=False)  # attributes that are no leaves
+
+    def rebuild(self, leaves: Iterator[Any]) -> Any:
+        """An instance with these leaves; no constructor of the user's runs."""
+        values = self.inner.unflatten([next(leaves) for _ in range(self.inner.size)])
+        made = self.kind.__new__(self.kind)
+        for name, value in self.rest.items():
+            object.__setattr__(made, name, value)
+        if issubclass(self.kind, dict):
+            put = OrderedDict.__setitem__ if issubclass(self.kind, OrderedDict) else dict.__setitem__
+            for name, value in zip(self.names, values, strict=True):
+                put(made, name, value)
+        fields = {field.name for field in dataclasses.fields(self.kind)} if dataclasses.is_dataclass(self.kind) else ()
+        for name, value in zip(self.names, values, strict=True):
+            if name in fields:
+                object.__setattr__(made, name, value)
+        return made
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Structure:
     """The shape of a nested value. Build one with `flatten`, give leaves back with `unflatten`."""
 
-    _spec: Any  # torch's TreeSpec over leaves, in which each unregistered dataclass is one leaf
-    _inner: tuple[tuple[Any, tuple[str, ...], Structure] | None, ...]  # such a leaf: an empty instance, fields, shape
+    _spec: Any  # torch's TreeSpec over leaves, in which each _Record is one leaf
+    _records: tuple[_Record | None, ...]
     size: int
+
+    @property
+    def is_leaf(self) -> bool:
+        """One value, nested in nothing."""
+        return self.size == 1 and self._records == (None,) and bool(self._spec.is_leaf())
 
     def unflatten(self, leaves: Iterable[Any]) -> Any:
         """The nested value with these leaves, which must be `size` many."""
         supply = iter(leaves)
-        return pytree.tree_unflatten([_rebuild(inner, supply) for inner in self._inner], self._spec)
+        tops = [next(supply) if record is None else record.rebuild(supply) for record in self._records]
+        return pytree.tree_unflatten(tops, self._spec)
 
     def __str__(self) -> str:
-        return str(self.unflatten("*" * self.size))
+        return str(self.unflatten(_Star() for _ in range(self.size)))
 
 
-def _is_dataclass(value: object) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type) and type(value) not in pytree.SUPPORTED_NODES
+class _Star:
+    """How a leaf is shown in the text of a structure."""
+
+    def __repr__(self) -> str:
+        return "*"
+
+
+def _is_record(value: object) -> bool:
+    if isinstance(value, type) or type(value) in pytree.SUPPORTED_NODES:
+        return False
+    return dataclasses.is_dataclass(value) or isinstance(value, dict)
 
 
 def flatten(value: Any) -> tuple[list[Any], Structure]:
     """Leaves in order, and the structure that puts them back. None is a leaf."""
-    tops, spec = pytree.tree_flatten(value, is_leaf=_is_dataclass)
+    leaves, _, structure = flatten_with_paths(value)
+    return leaves, structure
+
+
+def flatten_with_paths(value: Any, prefix: str = "") -> tuple[list[Any], list[str], Structure]:
+    """`flatten`, and for each leaf how Python would reach it: "[0]['image'].mask"."""
+    tops, spec = pytree.tree_flatten_with_path(value, is_leaf=_is_record)
     leaves: list[Any] = []
-    inner: list[tuple[Any, tuple[str, ...], Structure] | None] = []
-    for top in tops:
-        if not _is_dataclass(top):
+    paths: list[str] = []
+    records: list[_Record | None] = []
+    for keys, top in tops:
+        path = prefix + str(pytree.keystr(keys))
+        if not _is_record(top):
             leaves.append(top)
-            inner.append(None)
+            paths.append(path)
+            records.append(None)
             continue
-        names = tuple(field.name for field in dataclasses.fields(top))
-        below, structure = flatten([getattr(top, name) for name in names])
+        below, below_paths, record = _take_apart(top, path)
         leaves.extend(below)
-        inner.append((_emptied(top, names), names, structure))
-    return leaves, Structure(spec, tuple(inner), len(leaves))
+        paths.extend(below_paths)
+        records.append(record)
+    return leaves, paths, Structure(spec, tuple(records), len(leaves))
 
 
-def _emptied(instance: Any, names: tuple[str, ...]) -> Any:
-    """A copy that holds none of the leaves, so that a structure keeps no tensors alive."""
-    empty = copy.copy(instance)
-    for name in names:
-        object.__setattr__(empty, name, None)
-    return empty
-
-
-def _rebuild(inner: tuple[Any, tuple[str, ...], Structure] | None, supply: Any) -> Any:
-    if inner is None:
-        return next(supply)
-    empty, names, structure = inner
-    value = copy.copy(empty)
-    for name, item in zip(names, structure.unflatten([next(supply) for _ in range(structure.size)]), strict=True):
-        object.__setattr__(value, name, item)
-    return value
+def _take_apart(value: Any, path: str) -> tuple[list[Any], list[str], _Record]:
+    if isinstance(value, dict):
+        items = {key: dict.__getitem__(value, key) for key in value}
+        steps = [f"{path}[{key!r}]" for key in items]
+    else:
+        items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        steps = [f"{path}.{name}" for name in items]
+    leaves: list[Any] = []
+    paths: list[str] = []
+    for item, step in zip(items.values(), steps, strict=True):
+        below, below_paths, _ = flatten_with_paths(item, step)
+        leaves.extend(below)
+        paths.extend(below_paths)
+    rest = {name: kept for name, kept in getattr(value, "__dict__", {}).items() if name not in items}
+    inner = flatten(list(items.values()))[1]
+    return leaves, paths, _Record(type(value), tuple(items), inner, rest)
 
 
 def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:

@@ -2,154 +2,298 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
-from fxquant.errors import UntraceableError
+from fxquant.arguments import signature_of
+from fxquant.errors import ExampleInputError, FxQuantError, ResourceError, UntraceableError
+from fxquant.graphmodule import build, fetch
+from fxquant.leaves import is_leaf_by_default, named_leaves
 from fxquant.ledger import Ledger
-from fxquant.location import innermost, of_traceback
+from fxquant.location import of_frame, of_function, of_traceback
 from fxquant.origin import mark, scope
 from fxquant.program import Program, Stage
-from fxquant.signature import Constant, Leaf, Signature, bind
+from fxquant.proxies import RecordedProxy, StateProxy, is_sizelike
+from fxquant.ranks import Ranks
+from fxquant.recording import proxy_in, recorded_calls, shadowed_isinstance
+from fxquant.signature import Constant, Leaf, Signature
 from fxquant.structure import flatten
+from fxquant.untraceable import asserts, untraceable
 
 if TYPE_CHECKING:
     from fxquant.capture import CaptureRequest
 
 
-class _Given:
-    """Stands for a required argument whose value is not known: it is taken to be one tensor."""
-
-
 def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
     """Trace the model. FXQ210 with the user's line where its Python cannot be followed."""
-    signature, example = _signature(request)
-    tracer = _Tracer(signature, request.leaf_modules)
-    try:
-        graph = tracer.trace(_Flat(request.model))
-    except Exception as error:
-        raise _untraceable(error, tracer) from error
-    graph_module = fx.GraphModule(request.model, graph, class_name=type(request.model).__name__)
-    graph_module.eval()
+    model = request.model
+    leaf_ids = named_leaves(model, request.leaf_modules)
+    signature, example = signature_of(model, request.example_args, request.example_kwargs, request.concrete_args)
+    tracer = SymbolicTracer(model, signature, leaf_ids, example, ledger)
+    graph = _traced(tracer, example)
+    graph_module = build(tracer.root, graph, type(model).__name__, ledger)
     _open_rows(graph_module, ledger)
-    outputs = replace(signature, output_structure=tracer.output_structure, outputs=tuple(tracer.outputs))
-    return Program(graph_module, Stage.TRACED, outputs, example_leaves=example)
+    _tell_unused(model, tracer, ledger)
+    inputs = signature.inputs
+    if tracer.ranks.is_asked:
+        ranks = iter([tensor.dim() for tensor in example or ()])
+        inputs = tuple(replace(leaf, rank=next(ranks)) if isinstance(leaf, Leaf) else leaf for leaf in inputs)
+    final = replace(signature, inputs=inputs, output_structure=tracer.output_structure, outputs=tuple(tracer.outputs))
+    return Program(graph_module, Stage.TRACED, final, example_leaves=example)
+
+
+def _traced(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> fx.Graph:
+    name = type(tracer.model).__name__
+    try:
+        with recorded_calls(), shadowed_isinstance({}) as shadow:
+            tracer.shadow = shadow
+            graph = tracer.trace(_Flat(tracer.model))
+        graph._co_fields = {}  # it would say that the model's code stands in this file
+        return graph
+    except FxQuantError:
+        raise
+    except RecursionError as error:
+        raise ResourceError(
+            "FXQ803",
+            f"{name} is nested deeper than Python's recursion limit ({sys.getrecursionlimit()}) lets tracing go",
+            hint="raise sys.setrecursionlimit(), or name the inner part in leaf_modules=",
+            module=tracer.failed_in,
+        ) from error
+    except Exception as error:
+        _check_example_runs(tracer, example)
+        raise untraceable(error, module=tracer.failed_in or "", model=name) from error
+
+
+def _check_example_runs(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> None:
+    """A model that fails on its example anyway is told so, rather than that it cannot be traced."""
+    if example is None:
+        return
+    try:
+        with torch.no_grad():
+            tracer.call_model(copy.deepcopy(tracer.model), [tensor.clone() for tensor in example])
+    except Exception as error:
+        raise ExampleInputError(
+            "FXQ109",
+            f"{type(tracer.model).__name__} itself fails on the example inputs: {type(error).__name__}: {error}",
+            hint="pass example_inputs that the model can be called with",
+            where=of_traceback(error.__traceback__),
+        ) from error
 
 
 class _Flat(nn.Module):
-    """The model under its own module names, for a tracer that wants a root whose forward() it may choose."""
+    """The model's attributes and modules, for a tracer that wants a root whose forward() it may choose and mark."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        object.__setattr__(self, "model", model)
-        self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
+        self.__dict__.update({name: value for name, value in model.__dict__.items() if name != "forward"})
+        self._modules, self._parameters, self._buffers = (
+            dict(model._modules),
+            dict(model._parameters),
+            dict(model._buffers),
+        )
 
     def forward(self) -> None:
         """Never run: the tracer brings its own."""
 
 
-class _Tracer(fx.Tracer):
-    def __init__(self, signature: Signature, leaf_modules: Sequence[str | type[nn.Module]]) -> None:
+class SymbolicTracer(fx.Tracer):
+    """fx's tracer with flat inputs, leaf rules by identity, and an origin for every node."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        signature: Signature,
+        leaf_ids: frozenset[int],
+        example: Sequence[torch.Tensor] | None,
+        ledger: Ledger,
+    ) -> None:
         super().__init__(autowrap_functions=(), param_shapes_constant=True)
-        self.signature = signature
-        self.leaf_names = {leaf for leaf in leaf_modules if isinstance(leaf, str)}
-        self.leaf_types = tuple(leaf for leaf in leaf_modules if isinstance(leaf, type))
+        self.model, self.signature, self.leaf_ids, self.ledger = model, signature, leaf_ids, ledger
         self.output_structure: Any = None
         self.outputs: list[int | Constant] = []
+        self.failed_in: str | None = None  # the innermost module whose forward() raised
+        self.called: set[int] = set()
+        self.shadow: Callable[[dict[str, Any]], None] = lambda space: None
+        self.ranks = Ranks(lambda target: fetch(self.root, target), example)
+        self._state_names: dict[int, str] | None = None
+        self._states: dict[str, fx.Proxy] = {}
+
+    # What is traced into ------------------------------------------------------------------------------------------
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        if qualified_name in self.leaf_names or isinstance(module, self.leaf_types):
-            return True
-        return bool(super().is_leaf_module(module, qualified_name))
+        return id(module) in self.leaf_ids or is_leaf_by_default(module)
+
+    def path_of_module(self, module: nn.Module) -> str:
+        """Its dotted name; a module that hides in a plain list, or is made in forward(), is given one."""
+        path = (self.submodule_paths or {}).get(module)
+        if path is None:
+            path = self.get_fresh_qualname("_unregistered")
+            self.root._modules[path] = module
+            assert self.submodule_paths is not None
+            self.submodule_paths.update({m: f"{path}.{n}" if n else path for n, m in module.named_modules()})
+            self._state_names = None
+            if next(module.parameters(), None) is not None:
+                self.ledger.notice(
+                    "FXQ226",
+                    f"a {type(module).__name__} with parameters is called that is no registered submodule: "
+                    f"it is captured as '{path}', with the weights it had while tracing",
+                    module=path,
+                    hint="keep submodules in attributes or nn.ModuleList, not in plain lists",
+                )
+        return path
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.ranks.is_running:
+            return forward(*args, **kwargs)
+        return self._called(m, forward, args, kwargs)
+
+    def _called(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self.called.add(id(module))
+        self._shadow_globals_of(module)
+        try:
+            return super().call_module(module, forward, args, kwargs)
+        except Exception:
+            if self.failed_in is None:
+                self.failed_in = self.path_of_module(module)
+            raise
+
+    def _shadow_globals_of(self, module: nn.Module) -> None:
+        space = getattr(inspect.getattr_static(type(module), "forward"), "__globals__", {})
+        if str(space.get("__name__", "torch")).partition(".")[0] != "torch":
+            self.shadow(space)
+
+    # Inputs and outputs -------------------------------------------------------------------------------------------
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         leaves = [self.create_proxy("placeholder", leaf.name, (), {}) for leaf in self.signature.tensor_leaves]
-        return self._call, [self.root, *leaves]
+        return self.run_forward, [self.root, *leaves]
 
-    def _call(self, root: Any, *leaves: fx.Proxy) -> tuple[Any, ...]:
-        supply = iter(leaves)
-        values = [leaf.value if isinstance(leaf, Constant) else next(supply) for leaf in self.signature.inputs]
-        bound = self.signature.parameters.bind_partial()
-        bound.arguments.update(self.signature.structure.unflatten(values))
-        result = root.model.forward(*bound.args, **bound.kwargs)
-        found, self.output_structure = flatten(result)
+    def run_forward(self, root: Any, *leaves: fx.Proxy) -> tuple[Any, ...]:
+        """The graph's function: flat tensors → the user's arguments → forward() → flat tensors."""
+        self._shadow_globals_of(self.model)
+        found, self.output_structure = flatten(self.call_model(self.model, leaves))
         results: list[Any] = []
         for leaf in found:
             if isinstance(leaf, (fx.Proxy, torch.Tensor)):
                 self.outputs.append(len(results))
                 results.append(leaf)
             else:
+                _check_is_plain(leaf)
                 self.outputs.append(Constant(leaf))
         return tuple(results)
 
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
-        stack = [(frame.filename, frame.lineno or 0, frame.name) for frame in traceback.extract_stack(limit=60)]
-        mark(node, at=innermost(stack), scope_name=self.scope.module_path)
+    def call_model(self, model: nn.Module, leaves: Sequence[Any]) -> Any:
+        """forward() of a model with these tensor leaves and the constants of the signature."""
+        supply = iter(leaves)
+        values = [leaf.value if isinstance(leaf, Constant) else next(supply) for leaf in self.signature.inputs]
+        bound = self.signature.parameters.bind_partial()
+        bound.arguments.update(self.signature.structure.unflatten(values))
+        return model.forward(*bound.args, **bound.kwargs)
+
+    # Nodes and proxies --------------------------------------------------------------------------------------------
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return RecordedProxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if isinstance(a, torch.Tensor) and id(a) in self._names_of_state():
+            return self._state(a).node
+        return super().create_arg(a)
+
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, type_expr: Any = None
+    ) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, name)
+        at = of_frame(sys._getframe(1), stop=_STOP) if kind != "placeholder" else None
+        mark(node, at=at or of_function(self.model.forward), scope_name=self.scope.module_path)
         return node
 
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if isinstance(attr_val, torch.Tensor) and not self.ranks.is_running and id(attr_val) in self._names_of_state():
+            return self._state(attr_val)
+        return attr_val
 
-def _signature(request: CaptureRequest) -> tuple[Signature, tuple[torch.Tensor, ...] | None]:
-    parameters = inspect.signature(request.model.forward)
-    fixed = dict(request.concrete_args or {})
-    if request.example_args is None and request.example_kwargs is None:
-        required = [p for p in parameters.parameters.values() if p.default is p.empty]
-        given = [p for p in required if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in fixed]
-        bound = parameters.bind_partial()
-        bound.arguments.update({parameter.name: _Given() for parameter in given} | fixed)
-        bound.apply_defaults()
-    else:
-        bound = bind(parameters, request.example_args or (), {**(request.example_kwargs or {})})
-        bound.arguments.update(fixed)
-    values, structure = flatten(dict(bound.arguments))
-    paths = _paths(bound.arguments)
-    is_tensor = [isinstance(value, (torch.Tensor, _Given)) for value in values]
-    inputs = tuple(
-        Leaf(_name_of(path), path) if tensor else Constant(value)
-        for path, value, tensor in zip(paths, values, is_tensor, strict=True)
-    )
-    tensors = tuple(value for value in values if isinstance(value, torch.Tensor))
-    known = len(tensors) == sum(is_tensor) and bool(tensors)
-    return Signature(parameters, structure, inputs), tensors if known else None
+    def _names_of_state(self) -> dict[int, str]:
+        if self._state_names is None:  # one walk, not one for each access
+            tensors = (*self.root.named_buffers(), *self.root.named_parameters())
+            self._state_names = {id(tensor): name for name, tensor in tensors}
+        return self._state_names
+
+    def _state(self, tensor: torch.Tensor) -> fx.Proxy:
+        name = self._names_of_state()[id(tensor)]
+        if name not in self._states:
+            node = self.create_node("get_attr", name, (), {})
+            self._states[name] = StateProxy(node, self, tensor)
+        return self._states[name]
+
+    # What tracing can be asked for --------------------------------------------------------------------------------
+
+    def rank_of(self, node: fx.Node) -> int | None:
+        return self.ranks.of(node)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        if isinstance(obj, StateProxy) and obj.tensor.numel() == 1:
+            return bool(obj.tensor)
+        frame = sys._getframe(1).f_back  # over Proxy.__bool__ to the line that asks
+        statement = asserts(frame) if is_sizelike(obj.node) else None
+        if statement is None:
+            return super().to_bool(obj)
+        self.ledger.notice("FXQ214", f"an assertion about sizes is not part of the compiled model: {statement}")
+        return True
 
 
-def _paths(arguments: Mapping[str, Any]) -> list[str]:
-    return [
-        name if size == 1 and not isinstance(value, (tuple, list, dict)) else f"{name}_{index}"
-        for name, value in arguments.items()
-        for size in [len(flatten(value)[0])]
-        for index in range(size)
-    ]
+_STOP = SymbolicTracer.run_forward.__code__
 
 
-def _name_of(path: str) -> str:
-    return "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in path)
+def _check_is_plain(leaf: Any) -> None:
+    inner = list(leaf) if isinstance(leaf, (set, frozenset)) else list(getattr(leaf, "__dict__", {}).values())
+    if proxy_in(inner) is not None:
+        raise UntraceableError(
+            "FXQ212",
+            f"forward() returns a {type(leaf).__name__} that holds tensors and cannot be taken apart",
+            hint="return tuples, dicts or dataclasses, or register the class with torch.utils._pytree",
+        )
 
 
 def _open_rows(graph_module: fx.GraphModule, ledger: Ledger) -> None:
+    modules = dict(graph_module.named_modules(remove_duplicate=False))
     for node in graph_module.graph.nodes:
         if node.op == "call_module":
             target = str(node.target)
-            ledger.open(node.name, module=target, op=type(graph_module.get_submodule(target)).__name__)
+            ledger.open(node.name, module=target, op=type(modules[target]).__name__)
         elif node.op in ("call_function", "call_method"):
             ledger.open(node.name, module=scope(node), op=getattr(node.target, "__name__", str(node.target)))
 
 
-def _untraceable(error: Exception, tracer: _Tracer) -> UntraceableError:
-    module = tracer.scope.module_path
-    place = f"module '{module}'" if module else "the model itself"
-    return UntraceableError(
-        "FXQ210",
-        f"symbolic tracing stops in {place}: {error}",
-        hint="name the module in leaf_modules=, fix the argument with concrete_args=, or keep it out of the graph",
-        module=module,
-        where=of_traceback(error.__traceback__),
-    )
+def _tell_unused(model: nn.Module, tracer: SymbolicTracer, ledger: Ledger) -> None:
+    """Submodules with weights that forward() does not reach: they are not in the compiled model."""
+    fetched = tuple(f"{name}" for name in tracer._states)
+    for name, module in model.named_modules():
+        has_own = next(module.parameters(recurse=False), None) is not None
+        inside = any(
+            id(parent) in tracer.called and tracer.is_leaf_module(parent, "") for parent in _parents(model, name)
+        )
+        if name and has_own and id(module) not in tracer.called and not inside:
+            if not any(target.rpartition(".")[0] == name for target in fetched):
+                ledger.notice(
+                    "FXQ227", f"submodule '{name}' is not used by forward(): it is left out", module=name
+                )  # fmt: skip
+
+
+def _parents(model: nn.Module, name: str) -> list[nn.Module]:
+    found, path = [], model
+    for atom in name.split(".")[:-1]:
+        path = path._modules[atom]  # type: ignore[assignment]
+        found.append(path)
+    return found

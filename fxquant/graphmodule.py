@@ -1,0 +1,56 @@
+"""Traced graph → GraphModule. Names that Python or GraphModule would trip over are changed here, and said."""
+
+from __future__ import annotations
+
+import keyword
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxquant.ledger import Ledger
+
+
+def build(root: nn.Module, graph: fx.Graph, class_name: str, ledger: Ledger) -> fx.GraphModule:
+    """A GraphModule with just the modules and tensors that the graph uses, in eval mode.
+
+    A submodule called 'class' would make the generated code a syntax error, one called 'graph' or 'code' would hide
+    GraphModule's own attribute: such names get a trailing underscore.
+    """
+    used: dict[str, Any] = {}
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            original = str(node.target)
+            node.target = _safe(original)
+            if node.target != original:
+                told = f"'{original}' is called '{node.target}' in the graph: Python or torch.fx owns that name"
+                ledger.notice("FXQ225", told, module=original)
+            used[node.target] = fetch(root, original)
+    graph_module = fx.GraphModule(used, graph, class_name=_class_name(class_name))
+    graph_module.eval()
+    return graph_module
+
+
+def _safe(target: str) -> str:
+    first, *rest = target.split(".")
+    if first not in nn.Module.__dict__ and (hasattr(fx.GraphModule, first) or first in _OWN):
+        first = f"{first}_"
+    return ".".join(f"{atom}_" if keyword.iskeyword(atom) else atom for atom in (first, *rest))
+
+
+_OWN = frozenset(fx.GraphModule(nn.Module(), fx.Graph()).__dict__)
+
+
+def _class_name(name: str) -> str:
+    return name if name.isidentifier() and not keyword.iskeyword(name) else "Model"
+
+
+def fetch(root: nn.Module, target: str) -> Any:
+    """The module or tensor at a dotted name. A child of any name counts before an attribute of torch's own."""
+    found: Any = root
+    for atom in target.split("."):
+        children = found._modules if isinstance(found, nn.Module) else {}
+        found = children[atom] if atom in children else getattr(found, atom)
+    if isinstance(found, torch.Tensor) and not isinstance(found, nn.Parameter) and found.requires_grad:
+        return found.detach()
+    return found

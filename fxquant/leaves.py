@@ -1,0 +1,61 @@
+"""Which modules are not traced into: torch's own layers, scripted ones, and those that the user names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from fxquant.errors import RecipeError, UnknownTargetError, did_you_mean
+
+
+def is_leaf_by_default(module: nn.Module) -> bool:
+    """torch.nn's layers stay whole, its containers do not; a scripted module has no Python to trace."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
+    home = type(module).__module__
+    is_torch = home == "torch.nn" or home.startswith(("torch.nn.", "torch.ao.nn"))
+    return is_torch and not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+
+
+def named_leaves(model: nn.Module, chosen: Sequence[str | type[nn.Module]]) -> frozenset[int]:
+    """The ids of the modules that `leaf_modules` names: dotted name, class, or 're:' and a regex on the whole name.
+
+    FXQ110 with the nearest names for one that matches nothing, FXQ101 for a regex that does not parse.
+    """
+    known = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if name]
+    found: set[int] = set()
+    for item in chosen:
+        if isinstance(item, str) and item.startswith("re:"):
+            pattern = _compiled(item)
+            matches = [module for name, module in known if pattern.fullmatch(name)]
+        elif isinstance(item, str):
+            matches = [module for name, module in known if name == item]
+        else:
+            matches = [module for _, module in known if isinstance(module, item)]
+        if not matches:
+            raise _matches_nothing(item, model, [name for name, _ in known])
+        found.update(map(id, matches))
+    return frozenset(found)
+
+
+def _compiled(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text.removeprefix("re:"))
+    except re.error as error:
+        raise RecipeError(
+            "FXQ101",
+            f"leaf_modules has the regex {text!r}, which does not parse: {error}",
+            hint="after 're:' stands a Python regular expression for the whole module name",
+        ) from error
+
+
+def _matches_nothing(item: str | type[nn.Module], model: nn.Module, names: list[str]) -> UnknownTargetError:
+    if isinstance(item, str):
+        told = f"leaf_modules names {item!r}, which matches no module of {type(model).__name__}"
+        return UnknownTargetError("FXQ110", told, hint=did_you_mean(item.removeprefix("re:"), names))
+    kinds = list(dict.fromkeys(type(module).__name__ for module in model.modules()))
+    told = f"leaf_modules names the class {item.__name__}, of which {type(model).__name__} has no module"
+    return UnknownTargetError("FXQ110", told, hint=did_you_mean(item.__name__, kinds))

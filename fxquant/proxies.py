@@ -1,0 +1,161 @@
+"""The stand-ins for tensors while a model is traced: what fx's own proxies drop or cannot answer, these record."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+if TYPE_CHECKING:
+    from fxquant.symbolic import SymbolicTracer
+
+_SIZE_METHODS = frozenset({"size", "dim", "numel", "nelement", "ndimension", "stride", "__len__"})
+_SIZE_ATTRIBUTES = frozenset({"shape", "ndim", "device", "dtype", "itemsize", "nbytes"})
+_ARITHMETIC = frozenset(
+    getattr(operator, name)
+    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "getitem", "eq", "ne", "lt", "le", "gt", "ge")
+)  # fmt: skip
+
+
+def is_sizelike(node: object) -> bool:
+    """Whether a value is a size, a shape, or computed from such: plain Python numbers when the graph runs."""
+    if not isinstance(node, fx.Node):
+        return not isinstance(node, (tuple, list)) or all(is_sizelike(item) for item in node)
+    if node.op == "call_method":
+        return node.target in _SIZE_METHODS
+    if node.target is getattr:
+        return node.args[1] in _SIZE_ATTRIBUTES
+    return node.target in _ARITHMETIC and all(is_sizelike(source) for source in node.all_input_nodes)
+
+
+class RecordedProxy(fx.Proxy):
+    """A proxy that also records item assignment and augmented assignment, and knows its rank where it can be known.
+
+    fx turns `y += 1` into `y = y + 1`, which is wrong where another name or a view shares y's memory.
+    """
+
+    tracer: SymbolicTracer
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "ndim":
+            rank = self.tracer.rank_of(self.node)
+            if rank is not None:
+                return rank
+        return _RecordedAttribute(self, name)
+
+    def dim(self) -> Any:
+        """The number of dimensions: a number where an example input tells it, else recorded."""
+        rank = self.tracer.rank_of(self.node)
+        return self.tracer.create_proxy("call_method", "dim", (self,), {}) if rank is None else rank
+
+    def __len__(self) -> int:
+        length = self._length_of_shape()
+        if length is None:
+            raise TypeError("len() of a traced tensor")
+        return length
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        length = self._length_of_shape()
+        if length is None:
+            return super().__iter__()  # unpacking into a known number of names is fine, else tracer.iter raises
+        return (self[index] for index in range(length))
+
+    def _length_of_shape(self) -> int | None:
+        node = self.node
+        is_shape = node.op == "call_method" and node.target == "size" and len(node.args) == 1 and not node.kwargs
+        is_shape = is_shape or (node.target is getattr and node.args[1] == "shape")
+        return self.tracer.rank_of(node.all_input_nodes[0]) if is_shape else None
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+class _RecordedAttribute(RecordedProxy):
+    """`x.shape`, `x.relu` ...: becomes a node when it is used as a value, a method call when it is called."""
+
+    def __init__(self, root: RecordedProxy, name: str) -> None:
+        self.root, self.attr, self.tracer = root, name, root.tracer
+        self._node: fx.Node | None = None
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]
+        if self._node is None:
+            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {}).node
+        return self._node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.create_proxy("call_method", self.attr, (self.root, *args), kwargs)
+
+
+class StateProxy(RecordedProxy):
+    """A parameter or buffer of the model. Its shape, dtype and device are constants; a buffer's value may steer code."""
+
+    def __init__(self, node: fx.Node, tracer: SymbolicTracer, tensor: torch.Tensor) -> None:
+        super().__init__(node, tracer)
+        self.tensor = tensor
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_quantized", "layout", "itemsize"):
+            return getattr(self.tensor, name)
+        return _RecordedAttribute(self, name)
+
+    def size(self, dim: int | None = None) -> Any:
+        """As of the tensor itself."""
+        return self.tensor.size() if dim is None else self.tensor.size(dim)
+
+    def dim(self) -> int:
+        """As of the tensor itself."""
+        return self.tensor.dim()
+
+    def numel(self) -> int:
+        """As of the tensor itself."""
+        return self.tensor.numel()
+
+    nelement = numel
+
+    def is_floating_point(self) -> bool:
+        """As of the tensor itself."""
+        return self.tensor.is_floating_point()
+
+    def is_complex(self) -> bool:
+        """As of the tensor itself."""
+        return self.tensor.is_complex()
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        return (self[index] for index in range(len(self.tensor)))
+
+
+def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    in_place, out_of_place = getattr(operator, f"i{name}"), getattr(operator, _PLAIN.get(name, name))
+
+    def record(self: fx.Proxy, other: Any) -> fx.Proxy:
+        target = out_of_place if is_sizelike(self.node) else in_place  # numbers are immutable: the name is rebound
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    return record
+
+
+_PLAIN = {"and": "and_", "or": "or_"}
+
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+):
+    setattr(RecordedProxy, f"__i{_name}__", _in_place(_name))
