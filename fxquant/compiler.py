@@ -16,6 +16,7 @@ from fxquant.batches import Batches, Reader, reader_for
 from fxquant.calibration import has_observers
 from fxquant.capture import CaptureRequest, capture
 from fxquant.errors import ContractError, ExampleInputError
+from fxquant.fork import fork
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline
@@ -108,7 +109,7 @@ def compile(
         data = None if calibration_data is None else Batches(calibration_data)
         reader = reader_for(float_model, data, example_inputs, ledger)
         example = _example(example_inputs, data, reader, is_readable=forward_fn is None)
-        request = CaptureRequest(preflight.fork(float_model, ledger), *example, concrete_args, leaf_modules)
+        request = CaptureRequest(fork(float_model), *example, concrete_args, leaf_modules)
         program = replace(capture(request, ledger), target=resolution.engine)
         ledger.notice("FXQ507", resolution.reason)
         pipeline = _pipeline(

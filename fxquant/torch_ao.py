@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -24,12 +24,6 @@ from torch.ao.quantization.observer import ObserverBase
 
 from fxquant.errors import QConfigError, RecipeError, did_you_mean
 from fxquant.qconfigs import PRESETS, Ask, TensorAsk
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import torch
-from torch import fx, nn
 
 KNOWN_WARNINGS = (
     "torch.ao.quantization is deprecated",
@@ -282,6 +276,8 @@ def split_fused(module: nn.Module) -> tuple[nn.Module, bool]:
     if isinstance(module, _FusedModule):
         return module[0], True
     return module, False
+
+
 # The oracle: raw prepare_fx / convert_fx -----------------------------------------------------------------------------
 
 

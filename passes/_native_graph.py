@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,7 +155,7 @@ class NativeGraph:
         if layer.op == "call_function" and layer.target is torch.cat:
             return self._cat(layer, scale, zero_point)
         module = self._module(layer)
-        if not layer.args or layer.kwargs and layer.op == "call_module":
+        if not layer.args or (layer.kwargs and layer.op == "call_module"):
             return None
         if not self._is_coded(layer.args[0]):
             return None

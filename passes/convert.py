@@ -6,6 +6,7 @@ x → quantize → dequantize → conv(dequantize(w_codes)) → quantize → deq
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -95,7 +96,7 @@ def _dynamic(program: Program, node: fx.Node, qconfig: object) -> None:
 
     def quantized_input(graph: fx.Graph, x: fx.Node) -> fx.Node:
         qparams = graph.call_function(qdq.choose_qparams, (x, is_reduced))
-        scale, zero_point = (graph.call_function(_item, (qparams, index)) for index in (0, 1))
+        scale, zero_point = (graph.call_function(operator.getitem, (qparams, index)) for index in (0, 1))
         codes = graph.call_function(qdq.quantize_per_tensor, (x, scale, zero_point, 0, 255, torch.uint8))
         value = graph.call_function(qdq.dequantize_per_tensor, (codes, scale, zero_point))
         for made in (qparams, scale, zero_point, codes, value):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.asserts import untouched
-from support.data import generator
 
 from fxquant.errors import UsageError
 from fxquant.numerics import sqnr_db
+from support.asserts import untouched
+from support.data import generator
 
 INF, NAN = math.inf, math.nan
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tracing import trace
 from torch import nn
 
 from fxquant import torch_ao
@@ -21,6 +20,7 @@ from fxquant.plan import Mode
 from fxquant.policy import Policy, read_policy
 from fxquant.presets import preset_rules
 from fxquant.qconfigs import ENGINES, PRESETS
+from support.tracing import trace
 
 with torch_ao.quiet():
     from torch.ao.quantization import (

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.tracing import trace
 from torch import nn
 
 from fxquant import torch_ao
@@ -19,6 +18,7 @@ from fxquant.policy import read_policy
 from fxquant.qconfigs import PRESETS
 from fxquant.recipe import Activation, Recipe, RecipeRule, Strict, Weight, dump, parse
 from fxquant.regexes import read_regex
+from support.tracing import trace
 
 
 class Block(nn.Module):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.asserts import assert_same, fingerprint, untouched
-from support.models import FAMILIES, MODELS, TROUBLE
 from torch import fx, nn
 
 from fxquant.structure import flatten
+from support.asserts import assert_same, fingerprint, untouched
+from support.models import FAMILIES, MODELS, TROUBLE
 
 
 def run(name, seed=0):

@@ -6,14 +6,14 @@ import time
 
 import pytest
 import torch
-from support.asserts import untouched
-from support.tracing import run_passes
 from torch import nn
 
 from fxquant import torch_ao
 from fxquant.errors import BackendError, FxQuantError, QConfigError, RecipeError, UnknownTargetError
 from fxquant.passes.select_qconfigs import SelectQConfigs
 from fxquant.policy import read_policy
+from support.asserts import untouched
+from support.tracing import run_passes
 
 with torch_ao.quiet():
     from torch.ao.quantization import (

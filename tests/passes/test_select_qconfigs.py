@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.asserts import fingerprint, untouched
-from support.tracing import run_passes, trace
 from torch import nn
 
 from fxquant import torch_ao
@@ -22,6 +20,8 @@ from fxquant.policy import read_policy
 from fxquant.program import Stage
 from fxquant.recipe import parse
 from fxquant.snapping import snapshot_of
+from support.asserts import fingerprint, untouched
+from support.tracing import run_passes, trace
 
 with torch_ao.quiet():
     from torch.ao.quantization import MinMaxObserver, QConfig, QConfigMapping, per_channel_dynamic_qconfig

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from support.tracing import call, run_passes, trace
 from torch import nn
 
 from fxquant.ledger import Ledger
@@ -19,6 +18,7 @@ from fxquant.pipeline import Pass, Pipeline
 from fxquant.program import Program
 from fxquant.snapping import snapshot_of
 from fxquant.structure import flatten
+from support.tracing import call, run_passes, trace
 
 
 def assert_same(actual: Any, expected: Any, *, rtol: float = 0.0, atol: float = 0.0) -> None:
