@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from fxquant.errors import UntraceableError
+from fxquant.errors import MutationError, UntraceableError
 from fxquant.ledger import Ledger
 from fxquant.location import innermost, of_traceback
 from fxquant.origin import mark, scope
 from fxquant.program import Program, Stage
+from fxquant.proxies import MutationTracer
 from fxquant.signature import Constant, Leaf, Signature, bind
 from fxquant.structure import flatten
 
@@ -33,6 +34,8 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
     tracer = _Tracer(signature, request.leaf_modules)
     try:
         graph = tracer.trace(_Flat(request.model))
+    except MutationError:
+        raise
     except Exception as error:
         raise _untraceable(error, tracer) from error
     graph_module = fx.GraphModule(request.model, graph, class_name=type(request.model).__name__)
@@ -49,12 +52,13 @@ class _Flat(nn.Module):
         super().__init__()
         object.__setattr__(self, "model", model)
         self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
+        self.__dict__.update({name: value for name, value in vars(model).items() if isinstance(value, torch.Tensor)})
 
     def forward(self) -> None:
         """Never run: the tracer brings its own."""
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(MutationTracer):
     def __init__(self, signature: Signature, leaf_modules: Sequence[str | type[nn.Module]]) -> None:
         super().__init__(autowrap_functions=(), param_shapes_constant=True)
         self.signature = signature
