@@ -36,7 +36,7 @@ def rewritten(written: torch.Tensor, value: Any, members: Sequence[Any]) -> tupl
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    return int(tensor.untyped_storage()._cdata)  # which storage it is; a fake tensor has one too
 
 
 def _end(tensor: torch.Tensor) -> int:
@@ -45,26 +45,26 @@ def _end(tensor: torch.Tensor) -> int:
 
 
 class _Storage:
-    """A copy of the part of a storage that some tensors look at."""
+    """A copy of the part of a storage that some tensors look at. Gradients flow through the widest of them."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
-        first = tensors[0]
-        if all(tensor.dtype == first.dtype and tensor.is_conj() == first.is_conj() for tensor in tensors):
+        widest = max(tensors, key=torch.Tensor.numel)
+        self._start = 0
+        self._flat: torch.Tensor | None = None
+        self._bytes: Any = None
+        if all(tensor.dtype == widest.dtype for tensor in tensors):
             self._start = min(tensor.storage_offset() for tensor in tensors)
             size = max(_end(tensor) for tensor in tensors) - self._start
-            self._flat: torch.Tensor | None = first.detach().as_strided((size,), (1,), self._start).clone()
+            self._flat = widest.as_strided((size,), (1,), self._start).clone()
         else:  # tensor.view(dtype): places are counted in different units, so the storage is copied whole
-            self._start, self._flat = 0, None
-            self._bytes = copy.deepcopy(first.detach().untyped_storage())
+            self._bytes = copy.deepcopy(widest.detach().untyped_storage())
 
     def like(self, tensor: torch.Tensor) -> torch.Tensor:
         """The view that `tensor` would be of the copy."""
-        place = tensor.storage_offset() - self._start
         if self._flat is not None:
-            return self._flat.as_strided(tensor.size(), tensor.stride(), place)
-        return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
-            self._bytes, tensor.storage_offset(), tensor.size(), tensor.stride()
-        )
+            return self._flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset() - self._start)
+        empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        return empty.set_(self._bytes, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 def with_item(tensor: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
