@@ -75,7 +75,7 @@ def with_item(tensor: torch.Tensor, index: Any, value: Any) -> torch.Tensor:
 
 
 def applied(method: str, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """A copy of `tensor` after the in-place `method`, for those that have no out-of-place twin (copy_, normal_, ...)."""
+    """A copy of `tensor` after the in-place `method`, for those without an out-of-place twin (copy_, normal_, ...)."""
     result = tensor.clone()
     getattr(result, method)(*args, **kwargs)
     return result

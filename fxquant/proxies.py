@@ -19,10 +19,8 @@ from torch.fx.proxy import Attribute
 from fxquant.errors import MutationError
 from fxquant.location import innermost
 
-AUGMENTED: dict[str, Callable[..., Any]] = {
-    f"__{name}__": getattr(operator, name)
-    for name in "iadd iand ifloordiv ilshift imatmul imod imul ior ipow irshift isub itruediv ixor".split()
-}
+_AUGMENTED = "iadd iand ifloordiv ilshift imatmul imod imul ior ipow irshift isub itruediv ixor"
+AUGMENTED: dict[str, Callable[..., Any]] = {f"__{name}__": getattr(operator, name) for name in _AUGMENTED.split()}
 _OWN = frozenset({"node", "tracer", "root", "attr", "_node", "tensor"})
 
 
@@ -162,7 +160,7 @@ def _plain_tensors(root: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 @contextmanager
 def _assignments_watched() -> Iterator[None]:
-    """`self.steps += 1` assigns the buffer to itself, which is no news; any other proxy in a buffer's place is refused."""
+    """`self.steps += 1` assigns the buffer to itself: no news. Any other proxy in a buffer's place is refused."""
     original = nn.Module.__setattr__
 
     def assign(module: nn.Module, name: str, value: Any) -> None:

@@ -12,25 +12,27 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxquant.passes._writes import Kind, Write, is_from_torch
+from fxquant.passes._writes import Kind, Write, is_from_torch, words
 
 # What gives a new tensor object that looks into the storage of its first argument.
-VIEWS = frozenset(
-    "view view_as t T mT H mH transpose permute permute_dims movedim moveaxis swapaxes swapdims adjoint matrix_H squeeze"
-    " unsqueeze expand expand_as broadcast_to broadcast_tensors narrow select slice diagonal linalg_diagonal unfold chunk"
-    " split split_with_sizes tensor_split hsplit vsplit dsplit unbind as_strided view_as_real view_as_complex real imag"
-    " conj detach data alias unsafe_chunk unsafe_split unsafe_split_with_sizes getitem __getitem__ values indices crow_indices"
-    " col_indices ccol_indices row_indices _values _indices unflatten slice_inverse select_inverse".split()
+VIEWS = words(
+    "view view_as t T mT H mH transpose permute permute_dims movedim moveaxis swapaxes swapdims adjoint"
+    " matrix_H squeeze unsqueeze expand expand_as broadcast_to broadcast_tensors narrow select slice diagonal"
+    " linalg_diagonal unfold chunk split split_with_sizes tensor_split hsplit vsplit dsplit unbind as_strided"
+    " view_as_real view_as_complex real imag conj detach data alias unsafe_chunk unsafe_split"
+    " unsafe_split_with_sizes getitem __getitem__ values indices crow_indices col_indices ccol_indices"
+    " row_indices _values _indices unflatten slice_inverse select_inverse"
 )
 # What may give the very same object back, or a view, or a copy.
-SAME = frozenset(
-    "reshape reshape_as flatten ravel contiguous to float double half bfloat16 int long short char byte bool type type_as"
-    " cpu cuda cfloat cdouble chalf to_dense resolve_conj resolve_neg positive pos __pos__ dropout alpha_dropout"
-    " feature_alpha_dropout feature_dropout dropout1d dropout2d dropout3d atleast_1d atleast_2d atleast_3d meshgrid"
-    " cartesian_prod einsum pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle rrelu asarray as_tensor"
-    " requires_grad_ dequantize pin_memory sum_to_size ger inner tensordot lift_fresh coalesce refine_names rename"
-    " align_to align_as cast expand_copy nan_to_num block_diag cov corrcoef chain_matmul multi_dot fake_quantize"
-    " interpolate upsample pad quantize squeeze_copy __deepcopy__ combinations".split()
+SAME = words(
+    "reshape reshape_as flatten ravel contiguous to float double half bfloat16 int long short char byte bool"
+    " type type_as cpu cuda cfloat cdouble chalf to_dense resolve_conj resolve_neg positive pos __pos__ dropout"
+    " alpha_dropout feature_alpha_dropout feature_dropout dropout1d dropout2d dropout3d atleast_1d atleast_2d"
+    " atleast_3d meshgrid cartesian_prod einsum pixel_shuffle pixel_unshuffle channel_shuffle"
+    " native_channel_shuffle rrelu asarray as_tensor requires_grad_ dequantize pin_memory sum_to_size ger inner"
+    " tensordot lift_fresh coalesce refine_names rename align_to align_as cast expand_copy nan_to_num"
+    " block_diag cov corrcoef chain_matmul multi_dot fake_quantize interpolate upsample pad quantize"
+    " squeeze_copy __deepcopy__ combinations"
 )
 _SAME_MODULES = (
     nn.Identity,
@@ -45,12 +47,12 @@ _SAME_MODULES = (
     nn.Upsample,
     nn.RReLU,
 )
-_NUMBER_METHODS = frozenset(
-    "size dim ndimension numel nelement stride storage_offset element_size item tolist is_contiguous is_floating_point"
-    " is_complex data_ptr get_device __len__ __bool__ __int__ __float__".split()
+_NUMBER_METHODS = words(
+    "size dim ndimension numel nelement stride storage_offset element_size item tolist is_contiguous"
+    " is_floating_point is_complex data_ptr get_device __len__ __bool__ __int__ __float__"
 )
-_NUMBER_ATTRIBUTES = frozenset(
-    "shape ndim dtype device layout is_cuda is_quantized is_sparse requires_grad itemsize nbytes names is_leaf".split()
+_NUMBER_ATTRIBUTES = words(
+    "shape ndim dtype device layout is_cuda is_quantized is_sparse requires_grad itemsize nbytes names is_leaf"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -30,10 +31,8 @@ class _Dtypes(fx.Interpreter):
         from torch._subclasses.fake_tensor import FakeTensorMode  # late: it is slow to import
 
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            try:
+            with suppress(RuntimeError, TypeError, ValueError):  # an op that needs values: what came before it holds
                 self.run(*(mode.from_tensor(leaf) for leaf in leaves))
-            except (RuntimeError, TypeError, ValueError, NotImplementedError):
-                pass  # an op that needs values: what was found before it still holds
         return self._found
 
     def run_node(self, n: fx.Node) -> Any:

@@ -18,6 +18,11 @@ from fxquant.aliasing import applied, with_item
 from fxquant.proxies import AUGMENTED
 
 
+def words(text: str) -> frozenset[str]:
+    """A set of names, written as one text."""
+    return frozenset(text.split())
+
+
 class Kind(Enum):
     """What a write changes."""
 
@@ -37,17 +42,17 @@ class Write:
     changes_dtype: bool = False  # the pure form gives another dtype (a comparison): cast it back
 
 
-METADATA_METHODS = frozenset("unsqueeze_ squeeze_ t_ transpose_ swapaxes_ swapdims_ detach_".split())
-COMPARISONS = frozenset(
+METADATA_METHODS = words("unsqueeze_ squeeze_ t_ transpose_ swapaxes_ swapdims_ detach_")
+COMPARISONS = words(
     "eq_ ne_ gt_ lt_ ge_ le_ greater_ greater_equal_ less_ less_equal_ not_equal_"
-    " logical_and_ logical_or_ logical_xor_ logical_not_".split()
+    " logical_and_ logical_or_ logical_xor_ logical_not_"
 )
-UNKNOWN_METHODS = frozenset(
-    "set_ resize_ resize_as_ as_strided_ rename_ share_memory_ swap_ sparse_resize_ apply_ map_ map2_ data_".split()
+UNKNOWN_METHODS = words(
+    "set_ resize_ resize_as_ as_strided_ rename_ share_memory_ swap_ sparse_resize_ apply_ map_ map2_ data_"
 )
 # No out-of-place twin, or one that means something else: bernoulli_(p) takes p where bernoulli() takes self for it.
-TWINLESS = frozenset(
-    "copy_ fill_ fill_diagonal_ random_ uniform_ normal_ bernoulli_ exponential_ geometric_ cauchy_ log_normal_".split()
+TWINLESS = words(
+    "copy_ fill_ fill_diagonal_ random_ uniform_ normal_ bernoulli_ exponential_ geometric_ cauchy_ log_normal_"
 )
 _PURE_OPERATOR = {"and": "and_", "or": "or_"}
 

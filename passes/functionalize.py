@@ -51,7 +51,7 @@ class Functionalize(Pass):
     def verify(self, program: Program) -> None:
         left = [node.name for node in _writes(program.graph_module)]
         if left:
-            raise PassError("FXQ403", f"calls that write in place are left in the graph: {', '.join(left)}", node=left[0])
+            raise PassError("FXQ403", f"calls that write in place are left: {', '.join(left)}", node=left[0])
 
 
 def _writes(graph_module: fx.GraphModule) -> dict[fx.Node, Write]:
@@ -122,7 +122,7 @@ def _refusal(node: fx.Node, why: str, hint: str) -> MutationError:
 
 
 class _Rewrite:
-    """One walk over the graph. `_current` has, for each tensor object that was written to, the node of its value now."""
+    """One walk over the graph. `_current`: for each tensor object that was written to, the node of its value now."""
 
     def __init__(self, program: Program, ledger: Ledger, writes: dict[fx.Node, Write], aliases: Aliases) -> None:
         self._program, self._ledger, self._writes, self._aliases = program, ledger, writes, aliases
@@ -245,5 +245,3 @@ class _Rewrite:
 def _is_kept(node: fx.Node) -> bool:
     """A tensor of the model, rather than one that forward() makes anew on each call."""
     return not str(node.target).startswith("_tensor_constant")
-
-
