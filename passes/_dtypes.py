@@ -1,0 +1,42 @@
+"""Dtypes of values, found by running the graph on fake tensors of the example's shapes. No kernel runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxquant.program import Program
+
+
+def changed_dtypes(program: Program, pairs: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
+    """The pairs whose two nodes have different dtypes. Without an example, or where it cannot be run, none is known."""
+    if not pairs or program.example_leaves is None:
+        return {}
+    wanted = {*pairs, *pairs.values()}
+    found = _Dtypes(program.graph_module, wanted).of(program.example_leaves)
+    return {new: old for new, old in pairs.items() if new in found and old in found and found[new] != found[old]}
+
+
+class _Dtypes(fx.Interpreter):
+    def __init__(self, graph_module: fx.GraphModule, wanted: set[fx.Node]) -> None:
+        super().__init__(graph_module)
+        self._wanted = wanted
+        self._found: dict[fx.Node, torch.dtype] = {}
+
+    def of(self, leaves: tuple[torch.Tensor, ...]) -> dict[fx.Node, torch.dtype]:
+        from torch._subclasses.fake_tensor import FakeTensorMode  # late: it is slow to import
+
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+            with suppress(RuntimeError, TypeError, ValueError):  # an op that needs values: what came before it holds
+                self.run(*(mode.from_tensor(leaf) for leaf in leaves))
+        return self._found
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self._wanted and isinstance(value, torch.Tensor):
+            self._found[n] = value.dtype
+        return value
