@@ -82,3 +82,13 @@ def of_function(function: object) -> Location | None:
     if not isinstance(code, CodeType) or not _is_user(code.co_filename):
         return None
     return Location(code.co_filename, code.co_firstlineno, code.co_name)
+
+
+def here() -> Location | None:
+    """The user's line that is running now: the innermost frame of theirs on the stack."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if _is_user(frame.f_code.co_filename):
+            return Location(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        frame = frame.f_back
+    return None

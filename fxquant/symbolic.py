@@ -20,6 +20,7 @@ from fxquant.ledger import Ledger
 from fxquant.location import of_frame, of_function, of_traceback
 from fxquant.origin import mark, scope
 from fxquant.program import Program, Stage
+from fxquant.mutations import watched
 from fxquant.proxies import RecordedProxy, StateProxy, is_sizelike
 from fxquant.ranks import Ranks
 from fxquant.recording import proxy_in, recorded_calls, shadowed_isinstance
@@ -52,7 +53,7 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
 def _traced(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> fx.Graph:
     name = type(tracer.model).__name__
     try:
-        with recorded_calls(), shadowed_isinstance({}) as shadow:
+        with recorded_calls(), watched(tracer.model), shadowed_isinstance({}) as shadow:
             tracer.shadow = shadow
             graph = tracer.trace(_Flat(tracer.model))
         graph._co_fields = {}  # it would say that the model's code stands in this file

@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxquant.aliasing import applied, with_item
-from fxquant.proxies import AUGMENTED
+from fxquant.mutations import AUGMENTED
 
 
 def words(text: str) -> frozenset[str]:
