@@ -41,7 +41,6 @@ def observe(program: Program, leaves: tuple[torch.Tensor, ...], *, batch: int) -
 
     Raises NonFiniteError (FXQ302) and CalibrationShapeError (FXQ304).
     """
-    _check_inputs(program, leaves, batch)
     try:
         with quiet(), torch.no_grad():
             result: tuple[torch.Tensor, ...] = program.graph_module(*leaves)
@@ -59,12 +58,64 @@ def has_observers(program: Program) -> bool:
     return next(observers_in(program), None) is not None
 
 
+def few_rows(leaves: tuple[torch.Tensor, ...], rows: int = 2) -> tuple[torch.Tensor, ...]:
+    """The first rows of a batch, where all its tensors share a leading size; else all of it."""
+    sizes = {leaf.shape[0] if leaf.dim() > 0 else None for leaf in leaves}
+    return tuple(leaf[:rows] for leaf in leaves) if len(sizes) == 1 and None not in sizes else leaves
+
+
+@dataclass(slots=True)
+class Observing:
+    """A PREPARED program that is being fed: runs batches, counts them, and keeps an example."""
+
+    program: Program
+    ledger: Ledger
+    batches: int = 0
+    samples: int = 0
+    example: tuple[torch.Tensor, ...] | None = None
+
+    def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The float result of one batch, seen by the observers. FXQ302 and FXQ304 name the batch and the layer."""
+        _check_inputs(self.program, leaves, self.batches)
+        if self.example is None:
+            self._drop_integer_observers(leaves)
+            self.example = tuple(leaf.detach().clone() for leaf in few_rows(leaves))
+        result = observe(self.program, leaves, batch=self.batches)
+        self.batches += 1
+        self.samples += samples_in(leaves)
+        return result
+
+    def _drop_integer_observers(self, leaves: tuple[torch.Tensor, ...]) -> None:
+        """Observers of counts, indices and masks go: only floating-point values are quantized."""
+        found = self._dtypes(leaves)
+        for node, _ in list(observers_in(self.program)):
+            source = node.all_input_nodes[0]
+            if not found.get(source, torch.float32).is_floating_point:
+                dtype = str(found[source]).removeprefix("torch.")
+                self.ledger.decline("FXQ209", source, why=f"its values are {dtype}: only float32 values are quantized")
+                node.replace_all_uses_with(source)
+                self.program.graph.erase_node(node)
+        self.program.graph_module.recompile()
+
+    def _dtypes(self, leaves: tuple[torch.Tensor, ...]) -> dict[fx.Node, torch.dtype]:
+        error: Exception | None = None
+        for rows in (few_rows(leaves), leaves):  # a model may insist on its batch size
+            probe = _Dtypes(self.program.graph_module)
+            try:
+                with quiet(), torch.no_grad():
+                    probe.run(*rows)
+                return probe.found
+            except Exception as failure:
+                error = failure
+        raise _diagnose(self.program, leaves, self.batches, error)
+
+
 def samples_in(leaves: tuple[torch.Tensor, ...]) -> int:
     """How many samples a batch has: the leading size of its first tensor with one (1 for scalars)."""
     return next((leaf.shape[0] for leaf in leaves if leaf.dim() > 0), 1)
 
 
-def as_float_batch(program: Program, args: Any, kwargs: Any, batch: int) -> tuple[torch.Tensor, ...]:
+def leaves_of(program: Program, args: Any, kwargs: Any, batch: int) -> tuple[torch.Tensor, ...]:
     """The graph's inputs for one batch. FXQ304 names the batch where it does not fit the model's signature."""
     try:
         return program.signature.leaves(args, kwargs)
@@ -98,12 +149,37 @@ class _Culprit(Exception):
     value: torch.Tensor | None = None
 
 
-class _Probe(fx.Interpreter):
-    """Runs the graph without its observers and stops at the first node that fails or gives a non-finite value."""
+class _Unobserved(fx.Interpreter):
+    """Runs the graph without its observers."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.extra_traceback = False
 
     def run_node(self, node: fx.Node) -> Any:
         if observer_of(self.module, node) is not None:  # type: ignore[arg-type]
             return self.fetch_args_kwargs_from_env(node)[0][0]
+        return super().run_node(node)
+
+
+class _Dtypes(_Unobserved):
+    """Writes down the dtype of every tensor."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.found: dict[fx.Node, torch.dtype] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        if isinstance(value, torch.Tensor):
+            self.found[node] = value.dtype
+        return value
+
+
+class _Probe(_Unobserved):
+    """Stops at the first node that fails or gives a non-finite value."""
+
+    def run_node(self, node: fx.Node) -> Any:
         try:
             value = super().run_node(node)
         except Exception as error:
@@ -118,7 +194,6 @@ def _diagnose(program: Program, leaves: tuple[torch.Tensor, ...], batch: int, er
     """Which node is at fault, found by running the graph once more, node by node."""
     try:
         probe = _Probe(program.graph_module)
-        probe.extra_traceback = False
         with torch.no_grad():
             probe.run(*leaves)
     except _Culprit as culprit:

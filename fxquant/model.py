@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
-from fxquant.calibration import as_float_batch, observe, samples_in
+from fxquant.calibration import Observing, leaves_of
 from fxquant.errors import ContractError, EmptyCalibrationError, LoweringError
 from fxquant.ledger import Ledger
 from fxquant.pipeline import PassRecord
@@ -35,7 +36,7 @@ class CompiledModel(nn.Module):
         super().__init__()
         self.training = False
         self._program, self._ledger, self._history, self._finish = program, ledger, history, finish
-        self._samples = 0
+        self._fed = Observing(program, ledger)
 
     @property
     def stage(self) -> Stage:
@@ -79,10 +80,7 @@ class CompiledModel(nn.Module):
         """Run the model. FXQ107/FXQ503 when the arguments are not what it was captured with."""
         signature = self._program.signature
         if self.stage is Stage.PREPARED:
-            leaves = as_float_batch(self._program, args, kwargs, self._samples)
-            result = observe(self._program, leaves, batch=self._samples)
-            self._samples += samples_in(leaves)
-            return signature.rebuild(result)
+            return signature.rebuild(self._fed.run(leaves_of(self._program, args, kwargs, self._fed.batches)))
         leaves = signature.leaves(args, kwargs)
         try:
             with torch.no_grad():
@@ -94,13 +92,14 @@ class CompiledModel(nn.Module):
         """Finish a CALIBRATING model in place and return it. FXQ301 when it has seen nothing."""
         if self.stage is not Stage.PREPARED:
             raise ContractError("FXQ401", f"the model is {self.stage.name} already", hint="convert() is called once")
-        if self._samples == 0:
+        if self._fed.samples == 0:
             raise EmptyCalibrationError(
                 "FXQ301",
                 "nothing was seen: the model was not called since it was compiled",
                 hint="call it on some batches first, give calibration_data=, or use the preset 'int8-dynamic'",
             )
-        self._program, records = self._finish(self._program, self._samples)
+        fed = replace(self._program, example_leaves=self._fed.example)
+        self._program, records = self._finish(fed, self._fed.samples)
         self._history = (*self._history, *records)
         return self
 

@@ -31,6 +31,8 @@ KNOWN_WARNINGS = (
     "Please use quant_min and quant_max to specify the range for observers",
     "must run observer before calling calculate_qparams",
     "torch.quantize_per_(tensor|channel).* is deprecated",
+    "torch.quantize_per_tensor, torch.quantize_per_channel and other quantized tensor creation functions",
+    "QConfig must specify a FixedQParamsObserver",  # the ledger says it, with the layer's name
     "TypedStorage is deprecated",
 )
 

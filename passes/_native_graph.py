@@ -127,7 +127,7 @@ class NativeGraph:
                 self.refused[layer] = f"{self.target} refuses its weight: {str(error).splitlines()[0]}"
                 self.avoid[layer] = self.refused[layer]
                 return None
-        return self.graph.get_attr(name)
+        return self.graph.create_node("get_attr", name)
 
     def _weight(self, node: Any) -> Tensor | None:
         """The quantized tensor of a dequantized int8 weight; None for anything else."""
@@ -195,7 +195,7 @@ class NativeGraph:
             if isinstance(option, Tensor):
                 name = f"{_attribute(layer)}_{index}"
                 self.constants[name] = option.detach()
-                option = self.graph.get_attr(name)
+                option = self.graph.create_node("get_attr", name)
             held.append(option)
         return tuple(held)
 
@@ -248,7 +248,7 @@ class NativeGraph:
         name = f"{_attribute(table.args[0])}_packed"
         weight = quantized_tensor(codes, scale, zero_point, 0)
         self.constants[name] = torch.ops.quantized.embedding_bag_prepack(weight)
-        arguments = (self.graph.get_attr(name), self.values[node.args[0]])  # type: ignore[index]
+        arguments = (self.graph.create_node("get_attr", name), self.values[node.args[0]])  # type: ignore[index]
         return self.graph.call_function(torch.ops.quantized.embedding_byte.default, arguments)
 
     def _fold_weights(self) -> None:
@@ -262,7 +262,7 @@ class NativeGraph:
             name = f"{str(sources[0].target).replace('.', '_')}_float"
             self.constants[name] = node.target(*(self._tensor(argument) for argument in node.args))  # type: ignore[operator]
             with self.graph.inserting_before(node):
-                folded = adopt(self.graph.get_attr(name), node)
+                folded = adopt(self.graph.create_node("get_attr", name), node)
             node.replace_all_uses_with(folded)
         self._assembled().graph.eliminate_dead_code()
 

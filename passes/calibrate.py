@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fxquant.batches import Batches, Reader
-from fxquant.calibration import as_float_batch, has_observers, judge, observe, samples_in
+from fxquant.calibration import Observing, has_observers, judge, leaves_of
 from fxquant.errors import CalibrationError, EmptyCalibrationError, FxQuantError, NonFiniteError, UsageError
 from fxquant.ledger import Ledger
 from fxquant.pipeline import Pass
@@ -50,27 +50,28 @@ class Calibrate(Pass):
     def run(self, program: Program, ledger: Ledger) -> Program:
         if not has_observers(program):
             return program.at(Stage.CALIBRATED)
-        samples = self.seen + (self._feed(program, ledger) if self.data is not None else 0)
-        if samples == 0:
+        fed = Observing(program, ledger, samples=self.seen)
+        if self.data is not None:
+            self._feed(fed)
+        if fed.samples == 0:
             raise EmptyCalibrationError(
                 "FXQ301",
                 "nothing was seen: the calibration data holds no sample",
                 hint="give calibration_data=, call the model before convert(), or use the preset 'int8-dynamic'",
             )
-        judge(program, ledger, samples=samples)
-        return program.at(Stage.CALIBRATED)
+        judge(program, ledger, samples=fed.samples)
+        return replace(program, stage=Stage.CALIBRATED, example_leaves=fed.example or program.example_leaves)
 
-    def _feed(self, program: Program, ledger: Ledger) -> int:
+    def _feed(self, fed: Observing) -> None:
         data = self.data if isinstance(self.data, Batches) else Batches(self.data)
         known = data.length
         total = None if known is None else min(known, self.max_batches)
-        model, count = _Observed(program, self.on_nonfinite, ledger), 0
+        model, count = _Observed(fed, self.on_nonfinite), 0
         for batch in tracked(islice(data, self.max_batches), total=total, description="calibrating"):
             self._call(model, batch, count)
             count += 1
         if count == self.max_batches and (known is None or known > count):
-            ledger.notice("FXQ309", f"calibration stopped after max_batches={count}; there was more data")
-        return model.samples
+            fed.ledger.notice("FXQ309", f"calibration stopped after max_batches={count}; there was more data")
 
     def _call(self, model: _Observed, batch: Any, index: int) -> None:
         model.batch = index
@@ -91,21 +92,20 @@ class Calibrate(Pass):
 class _Observed(nn.Module):
     """What forward_fn gets for a model: calls it like the user's model, while the observers look on."""
 
-    def __init__(self, program: Program, on_nonfinite: str, ledger: Ledger) -> None:
+    def __init__(self, fed: Observing, on_nonfinite: str) -> None:
         super().__init__()
-        self.program, self.on_nonfinite, self.ledger = program, on_nonfinite, ledger
-        self.batch = self.samples = 0
+        self.fed, self.on_nonfinite, self.batch = fed, on_nonfinite, 0
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        leaves = as_float_batch(self.program, args, kwargs, self.batch)
+        self.fed.batches = self.batch
+        leaves = leaves_of(self.fed.program, args, kwargs, self.batch)
         if self.on_nonfinite == "replace":
             leaves = tuple(torch.nan_to_num(leaf) if leaf.is_floating_point() else leaf for leaf in leaves)
         try:
-            result = observe(self.program, leaves, batch=self.batch)
+            result = self.fed.run(leaves)
         except NonFiniteError as error:
             if self.on_nonfinite != "skip" or error.node is not None:
                 raise
-            self.ledger.notice("FXQ302", f"calibration batch {self.batch} was skipped: {error.message}")
+            self.fed.ledger.notice("FXQ302", f"calibration batch {self.batch} was skipped: {error.message}")
             return None
-        self.samples += samples_in(leaves)
-        return self.program.signature.rebuild(result)
+        return self.fed.program.signature.rebuild(result)
