@@ -112,7 +112,7 @@ def _why_not_axis(layer: nn.Module, name: str, rank: int | None) -> str | None:
     """BatchNorm's channels are dimension 1; a Linear's features are the last one. They are the same in 2-D only."""
     if isinstance(layer, nn.Linear):
         if rank is None:
-            return f"it is not known whether the output of '{name}' is 2-D; example inputs would tell"
+            return f"it is not known whether the output of '{name}' is 2-D (example inputs tell it)"
         return None if rank == 2 else f"it normalizes dimension 1 of the {rank}-D output of '{name}', not its features"
     is_unbatched = isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d)) and rank == 2
     return f"the output of '{name}' has no batch dimension" if is_unbatched else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import Counter
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -69,11 +71,25 @@ class Survey:
         return ranks
 
     def rank(self, node: fx.Node) -> int | None:
-        """Number of dimensions of a node's tensor; None where the graph and the example inputs do not tell.
+        """Number of dimensions of a node's tensor; None where neither the graph nor the example inputs tell.
 
         A convolution's output counts as batched unless its input is known not to be.
         """
-        return self._ranks.get(node)
+        read = self._ranks.get(node)
+        return self._tried.get(node) if read is None else read
+
+    @cached_property
+    def _tried(self) -> dict[fx.Node, int]:
+        """Ranks by running the graph on fake tensors: no arithmetic, no random numbers, no buffer written to."""
+        if self._program.example_leaves is None:
+            return {}
+        reader = _RankReader(self._program.graph_module)
+        with warnings.catch_warnings(), suppress(RuntimeError, TypeError, ValueError):
+            from torch._subclasses.fake_tensor import FakeTensorMode  # seldom needed; its imports add warning filters
+
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                reader.run(*(mode.from_tensor(leaf) for leaf in self._program.example_leaves))
+        return reader.ranks  # up to the first op that cannot run on fake tensors
 
     def _rank(self, node: fx.Node, ranks: dict[fx.Node, int | None]) -> int | None:
         before = [ranks[source] for source in node.all_input_nodes if source in ranks]
@@ -88,6 +104,18 @@ class Survey:
                 return _of_call(node, before)
             case _:
                 return None
+
+
+class _RankReader(fx.Interpreter):
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.ranks: dict[fx.Node, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self.ranks[n] = result.ndim
+        return result
 
 
 def _of_module(module: nn.Module | None, before: int | None) -> int | None:

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from fxquant.capture import CaptureRequest, capture
 from fxquant.ledger import Ledger
 from fxquant.passes.fold_batchnorm import FoldBatchnorm, fold
 from fxquant.passes.skip_batchnorm import SkipBatchnorm
 from fxquant.pipeline import Pipeline
-from support.asserts import assert_pass
-from support.tracing import call, run_passes
+from support.asserts import assert_pass, untouched
+from support.tracing import call, run_passes, trace
 
 CONVS = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 TRANSPOSED = [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
@@ -112,6 +113,42 @@ def test_rank_is_read_off_the_graph_without_example_inputs(how):
     program, ledger = run_passes(FoldBatchnorm(), model)
     assert ledger["norm"].effective == "folded into fc"
     torch.testing.assert_close(call(program, x), model(x), rtol=1e-5, atol=1e-5)
+
+
+class Head(nn.Module):
+    """A head whose input's rank only a run can tell, and a counter that the run must not move."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.before, self.fc, self.norm = before, nn.Linear(4, 5), lived_in(nn.BatchNorm1d(5))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls.add_(x.new_ones(()))
+        return self.norm(self.fc(self.before(x)))
+
+
+def test_rank_is_tried_on_example_inputs_without_running_the_model():
+    x, model = torch.randn(3, 4, 2, 2), Head(lambda x: x.mean((2, 3))).eval()
+    traced, ledger = trace(model, x)
+    with untouched():
+        program, _ = Pipeline((FoldBatchnorm(),)).run(traced, ledger)
+    assert ledger["norm"].effective == "folded into fc"
+    assert program.graph_module.calls == 0
+
+
+class Selects(nn.Module):
+    """What it gives depends on the values: fake tensors cannot follow."""
+
+    def forward(self, x):
+        return x if float(x.sum()) > 0 else x * 2
+
+
+def test_a_model_that_fake_tensors_cannot_run_is_declined():
+    x, ledger = torch.ones(3, 4), Ledger()
+    program = capture(CaptureRequest(Head(Selects()).eval(), (x,), leaf_modules=(Selects,)), ledger)
+    Pipeline((FoldBatchnorm(),)).run(program, ledger)
+    assert ledger["norm"].code == "FXQ205" and "2-D" in ledger["norm"].reason
 
 
 @settings(deadline=None, max_examples=60)
