@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import operator
-import warnings
 from collections import Counter
 from contextlib import suppress
 from functools import cached_property
@@ -80,16 +80,16 @@ class Survey:
 
     @cached_property
     def _tried(self) -> dict[fx.Node, int]:
-        """Ranks by running the graph on fake tensors: no arithmetic, no random numbers, no buffer written to."""
-        if self._program.example_leaves is None:
-            return {}
-        reader = _RankReader(self._program.graph_module)
-        with warnings.catch_warnings(), suppress(RuntimeError, TypeError, ValueError):
-            from torch._subclasses.fake_tensor import FakeTensorMode  # seldom needed; its imports add warning filters
+        """Ranks by running the example inputs through the graph, up to the first op that fails on them.
 
-            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-                reader.run(*(mode.from_tensor(leaf) for leaf in self._program.example_leaves))
-        return reader.ranks  # up to the first op that cannot run on fake tensors
+        On meta tensors this would cost no arithmetic, but seconds of imports (sympy).
+        """
+        reader = _RankReader(self._program.graph_module)
+        leaves = self._program.example_leaves
+        if leaves is not None:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), suppress(RuntimeError, TypeError, ValueError):
+                reader.run(*(leaf.clone() for leaf in leaves))
+        return reader.ranks
 
     def _rank(self, node: fx.Node, ranks: dict[fx.Node, int | None]) -> int | None:
         before = [ranks[source] for source in node.all_input_nodes if source in ranks]
@@ -107,6 +107,8 @@ class Survey:
 
 
 class _RankReader(fx.Interpreter):
+    """Runs a graph and writes down the ranks of its tensors. What the graph writes to is a copy."""
+
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
         self.ranks: dict[fx.Node, int] = {}
@@ -116,6 +118,14 @@ class _RankReader(fx.Interpreter):
         if isinstance(result, torch.Tensor):
             self.ranks[n] = result.ndim
         return result
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return copy.deepcopy(self.fetch_attr(target))
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(target)
+        is_pure = type(module).__module__.startswith("torch.nn.")  # in eval; a user's leaf may count its calls
+        return (module if is_pure else copy.deepcopy(module))(*args, **kwargs)
 
 
 def _of_module(module: nn.Module | None, before: int | None) -> int | None:

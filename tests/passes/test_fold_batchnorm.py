@@ -128,7 +128,7 @@ class Head(nn.Module):
         return self.norm(self.fc(self.before(x)))
 
 
-def test_rank_is_tried_on_example_inputs_without_running_the_model():
+def test_rank_is_tried_on_example_inputs_without_writing_to_buffers():
     x, model = torch.randn(3, 4, 2, 2), Head(lambda x: x.mean((2, 3))).eval()
     traced, ledger = trace(model, x)
     with untouched():
@@ -137,16 +137,39 @@ def test_rank_is_tried_on_example_inputs_without_running_the_model():
     assert program.graph_module.calls == 0
 
 
-class Selects(nn.Module):
-    """What it gives depends on the values: fake tensors cannot follow."""
+class Counts(nn.Module):
+    """A leaf that draws random numbers, writes to its input and to itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
 
     def forward(self, x):
-        return x if float(x.sum()) > 0 else x * 2
+        self.calls += 1
+        return x.add_(torch.rand(()))
 
 
-def test_a_model_that_fake_tensors_cannot_run_is_declined():
+class Fails(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("not today")
+
+
+def captured(leaf):
     x, ledger = torch.ones(3, 4), Ledger()
-    program = capture(CaptureRequest(Head(Selects()).eval(), (x,), leaf_modules=(Selects,)), ledger)
+    return capture(CaptureRequest(Head(leaf).eval(), (x,), leaf_modules=(type(leaf),)), ledger), ledger
+
+
+def test_the_trial_leaves_no_trace():
+    program, ledger = captured(Counts())
+    with untouched():
+        Pipeline((FoldBatchnorm(),)).run(program, ledger)
+    assert ledger["norm"].effective == "folded into fc"
+    assert program.graph_module.before.calls == 0
+    assert torch.equal(program.example_leaves[0], torch.ones(3, 4))
+
+
+def test_a_trial_that_fails_is_no_answer():
+    program, ledger = captured(Fails())
     Pipeline((FoldBatchnorm(),)).run(program, ledger)
     assert ledger["norm"].code == "FXQ205" and "2-D" in ledger["norm"].reason
 
