@@ -48,7 +48,7 @@ def why_not_foldable(program: Program, node: fx.Node, survey: Survey | None = No
         return kept_because(node)
     before = _layer_before(program, node, survey)
     return (
-        _why_not_norm(node, norm)
+        _why_not_norm(str(node.target), norm, survey)
         or _why_not_layer(program, before, survey)
         or _why_not_pair(program, before, node, norm, survey)
         or _why_not_plan(program, before, node)
@@ -64,13 +64,15 @@ def _layer_before(program: Program, node: fx.Node, survey: Survey) -> fx.Node:
     return before
 
 
-def _why_not_norm(node: fx.Node, norm: BatchNorm) -> str | None:
+def _why_not_norm(name: str, norm: BatchNorm, survey: Survey) -> str | None:
     if type(norm) not in BATCH_NORMS:
         return f"{type(norm).__name__} is a batch norm of its own kind"
     if norm.running_mean is None or norm.running_var is None:
         return "it has no running statistics (track_running_stats=False), so it normalizes by each batch"
     if norm.training:
         return "it is in training mode"
+    if survey.is_read_directly(name):
+        return "its own tensors are also read, or written to, directly"
     if norm._forward_hooks or norm._forward_pre_hooks:
         return "it has forward hooks, which would not run any more"
     return None

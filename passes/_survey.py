@@ -151,12 +151,18 @@ def _of_call(node: fx.Node, before: list[int | None]) -> int | None:
     if node.target in (torch.flatten, "flatten"):
         arguments = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
         return _flattened(first, arguments.get("start_dim", 0)) if arguments.get("end_dim", -1) == -1 else None
-    if node.target in ("view", "reshape") and not node.kwargs:
-        sizes: Any = node.args[1:]
-        nested = len(sizes) == 1 and isinstance(sizes[0], (tuple, list))
-        is_size = not nested and any(isinstance(size, fx.Node) and len(sizes) == 1 for size in sizes)
-        return None if is_size else len(sizes[0]) if nested else len(sizes)
+    if node.target in ("view", "reshape", torch.reshape) and not node.kwargs:
+        return _reshaped(node.args[1:])
     return None
+
+
+def _reshaped(sizes: Any) -> int | None:
+    match sizes:
+        case ([*inner],):
+            sizes = inner
+        case (fx.Node(),):  # one size, or a whole shape
+            return None
+    return len(sizes) if all(isinstance(size, (int, fx.Node)) for size in sizes) else None  # x.view(dtype) has none
 
 
 def _flattened(before: int | None, start: object) -> int | None:

@@ -320,6 +320,14 @@ class Cases:
         def forward(self, x):
             return self.norm(self.conv(x)) + self.conv.weight.sum()
 
+    class Updated(Chain):
+        """Its statistics move with each call."""
+
+        def forward(self, x):
+            y = super().forward(x)
+            self.norm.running_mean.add_(y.mean())
+            return y
+
 
 def hooked():
     model = Chain(nn.Conv2d(1, 2, 3), lived_in(nn.BatchNorm2d(2)))
@@ -348,12 +356,38 @@ def test_declines_with_its_code(case):
     assert words in row.reason
 
 
+def test_statistics_that_the_graph_writes_to_are_declined():
+    model = Cases.Updated(nn.Conv2d(1, 2, 3), lived_in(nn.BatchNorm2d(2))).eval()
+    _, ledger = run_passes(FoldBatchnorm(), model, torch.randn(2, 1, 8, 8))
+    assert ledger["norm"].code == "FXQ205" and "directly" in ledger["norm"].reason
+
+
 def test_training_mode_is_declined():
     model = Chain(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
     program, _ = run_passes((), model, torch.randn(1, 1, 4, 4))
     program.graph_module.norm.train()
     program, _ = Pipeline((FoldBatchnorm(),)).run(program, ledger := Ledger())
     assert ledger["norm"].code == "FXQ205" and "training" in ledger["norm"].reason
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "words"),
+    [
+        (nn.Conv1d(1, 4, 3), nn.BatchNorm2d(4), "BatchNorm2d does not normalize"),
+        (nn.Conv2d(1, 4, 3), nn.BatchNorm2d(3), "3 channels"),
+        (nn.Linear(4, 4), nn.BatchNorm1d(5), "5 channels"),
+    ],
+)
+def test_what_could_not_run_is_declined_not_broken(layer, norm, words):
+    _, ledger = run_passes(FoldBatchnorm(), Chain(layer, norm).eval())
+    assert ledger["norm"].code == "FXQ205" and words in ledger["norm"].reason
+
+
+def test_an_unbatched_sequence_is_declined():
+    """(channels, length): BatchNorm1d takes the length for channels."""
+    model = Chain(nn.Conv1d(2, 4, 3), lived_in(nn.BatchNorm1d(4)))
+    _, ledger = assert_pass(FoldBatchnorm(), model, torch.randn(2, 6), changes=False)
+    assert "no batch dimension" in ledger["norm"].reason
 
 
 def test_dtypes_that_differ_are_declined():
