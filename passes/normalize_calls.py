@@ -13,7 +13,8 @@ from fxquant.keep_float import is_kept_float, keep_float
 from fxquant.ledger import Ledger
 from fxquant.origin import scope
 from fxquant.passes._call_forms import bound, form_of
-from fxquant.passes._functional_modules import BUILDERS, SIGNATURES, TENSORS, Built, Refusal, explicit_padding
+from fxquant.passes._functional_layers import TENSORS, Built, Refusal, explicit_padding
+from fxquant.passes._functional_modules import BUILDERS, SIGNATURES
 from fxquant.passes._placing import attribute_of, place, replace_at, sweep, twin
 from fxquant.passes._survey import Survey
 from fxquant.pipeline import Pass
