@@ -48,7 +48,7 @@ def why_not_foldable(program: Program, node: fx.Node, survey: Survey | None = No
         return kept_because(node)
     before = _layer_before(program, node, survey)
     return (
-        _why_not_norm(node, norm)
+        _why_not_norm(str(node.target), norm, survey)
         or _why_not_layer(program, before, survey)
         or _why_not_pair(program, before, node, norm, survey)
         or _why_not_plan(program, before, node)
@@ -64,13 +64,15 @@ def _layer_before(program: Program, node: fx.Node, survey: Survey) -> fx.Node:
     return before
 
 
-def _why_not_norm(node: fx.Node, norm: BatchNorm) -> str | None:
+def _why_not_norm(name: str, norm: BatchNorm, survey: Survey) -> str | None:
     if type(norm) not in BATCH_NORMS:
         return f"{type(norm).__name__} is a batch norm of its own kind"
     if norm.running_mean is None or norm.running_var is None:
         return "it has no running statistics (track_running_stats=False), so it normalizes by each batch"
     if norm.training:
         return "it is in training mode"
+    if survey.is_read_directly(name):
+        return "its own tensors are also read, or written to, directly"
     if norm._forward_hooks or norm._forward_pre_hooks:
         return "it has forward hooks, which would not run any more"
     return None
@@ -112,7 +114,7 @@ def _why_not_axis(layer: nn.Module, name: str, rank: int | None) -> str | None:
     """BatchNorm's channels are dimension 1; a Linear's features are the last one. They are the same in 2-D only."""
     if isinstance(layer, nn.Linear):
         if rank is None:
-            return f"it is not known whether the output of '{name}' is 2-D; example inputs would tell"
+            return f"it is not known whether the output of '{name}' is 2-D (example inputs tell it)"
         return None if rank == 2 else f"it normalizes dimension 1 of the {rank}-D output of '{name}', not its features"
     is_unbatched = isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d)) and rank == 2
     return f"the output of '{name}' has no batch dimension" if is_unbatched else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections import Counter
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -69,11 +71,25 @@ class Survey:
         return ranks
 
     def rank(self, node: fx.Node) -> int | None:
-        """Number of dimensions of a node's tensor; None where the graph and the example inputs do not tell.
+        """Number of dimensions of a node's tensor; None where neither the graph nor the example inputs tell.
 
         A convolution's output counts as batched unless its input is known not to be.
         """
-        return self._ranks.get(node)
+        read = self._ranks.get(node)
+        return self._tried.get(node) if read is None else read
+
+    @cached_property
+    def _tried(self) -> dict[fx.Node, int]:
+        """Ranks by running the example inputs through the graph, up to the first op that fails on them.
+
+        On meta tensors this would cost no arithmetic, but seconds of imports (sympy).
+        """
+        reader = _RankReader(self._program.graph_module)
+        leaves = self._program.example_leaves
+        if leaves is not None:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), suppress(RuntimeError, TypeError, ValueError):
+                reader.run(*(leaf.clone() for leaf in leaves))
+        return reader.ranks
 
     def _rank(self, node: fx.Node, ranks: dict[fx.Node, int | None]) -> int | None:
         before = [ranks[source] for source in node.all_input_nodes if source in ranks]
@@ -88,6 +104,28 @@ class Survey:
                 return _of_call(node, before)
             case _:
                 return None
+
+
+class _RankReader(fx.Interpreter):
+    """Runs a graph and writes down the ranks of its tensors. What the graph writes to is a copy."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.ranks: dict[fx.Node, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self.ranks[n] = result.ndim
+        return result
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return copy.deepcopy(self.fetch_attr(target))
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(target)
+        is_pure = type(module).__module__.startswith("torch.nn.")  # in eval; a user's leaf may count its calls
+        return (module if is_pure else copy.deepcopy(module))(*args, **kwargs)
 
 
 def _of_module(module: nn.Module | None, before: int | None) -> int | None:
@@ -113,12 +151,18 @@ def _of_call(node: fx.Node, before: list[int | None]) -> int | None:
     if node.target in (torch.flatten, "flatten"):
         arguments = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
         return _flattened(first, arguments.get("start_dim", 0)) if arguments.get("end_dim", -1) == -1 else None
-    if node.target in ("view", "reshape") and not node.kwargs:
-        sizes: Any = node.args[1:]
-        nested = len(sizes) == 1 and isinstance(sizes[0], (tuple, list))
-        is_size = not nested and any(isinstance(size, fx.Node) and len(sizes) == 1 for size in sizes)
-        return None if is_size else len(sizes[0]) if nested else len(sizes)
+    if node.target in ("view", "reshape", torch.reshape) and not node.kwargs:
+        return _reshaped(node.args[1:])
     return None
+
+
+def _reshaped(sizes: Any) -> int | None:
+    match sizes:
+        case ([*inner],):
+            sizes = inner
+        case (fx.Node(),):  # one size, or a whole shape
+            return None
+    return len(sizes) if all(isinstance(size, (int, fx.Node)) for size in sizes) else None  # x.view(dtype) has none
 
 
 def _flattened(before: int | None, start: object) -> int | None:

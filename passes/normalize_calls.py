@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +14,8 @@ from fxquant.keep_float import is_kept_float, keep_float
 from fxquant.ledger import Ledger
 from fxquant.origin import scope
 from fxquant.passes._call_forms import bound, form_of
-from fxquant.passes._functional_modules import BUILDERS, SIGNATURES, TENSORS, Built, Refusal, explicit_padding
+from fxquant.passes._functional_layers import TENSORS, Built, Refusal, explicit_padding
+from fxquant.passes._functional_modules import BUILDERS, SIGNATURES
 from fxquant.passes._placing import attribute_of, place, replace_at, sweep, twin
 from fxquant.passes._survey import Survey
 from fxquant.pipeline import Pass
@@ -73,14 +75,18 @@ def _modularize(program: Program, node: fx.Node, ledger: Ledger, survey: Survey)
         built = BUILDERS[node.target](lambda: survey.rank(source), **(options | tensors))
     match built:
         case nn.Module():
-            stem = str(getattr(node.target, "__name__", node.target))
-            stem = node.name.rstrip("0123456789").rstrip("_") if stem == "fn" else stem
-            target = place(program.graph_module, built, scope_name=scope(node), stem=stem)
+            target = place(program.graph_module, built, scope_name=scope(node), stem=_stem(node))
             _retarget(node, "call_module", target, (source,))
         case Refusal(reason=reason):
             _stay_float(ledger, node, reason)
         case _ if TENSORS & options.keys() and node.op == "call_function":
             node.args, node.kwargs = arguments.args, arguments.kwargs
+
+
+def _stem(node: fx.Node) -> str:
+    """What the module is called after: the op. F.max_pool2d and its like hide behind a function that is called 'fn'."""
+    name = str(getattr(node.target, "__name__", node.target))
+    return re.sub(r"_\d+$", "", node.name) if name == "fn" else name
 
 
 def _retarget(node: fx.Node, op: str, target: Any, args: tuple[Any, ...]) -> None:

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from fxquant.capture import CaptureRequest, capture
 from fxquant.ledger import Ledger
 from fxquant.passes.fold_batchnorm import FoldBatchnorm, fold
 from fxquant.passes.skip_batchnorm import SkipBatchnorm
 from fxquant.pipeline import Pipeline
-from support.asserts import assert_pass
-from support.tracing import call, run_passes
+from support.asserts import assert_pass, untouched
+from support.tracing import call, run_passes, trace
 
 CONVS = [nn.Conv1d, nn.Conv2d, nn.Conv3d]
 TRANSPOSED = [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
@@ -112,6 +113,65 @@ def test_rank_is_read_off_the_graph_without_example_inputs(how):
     program, ledger = run_passes(FoldBatchnorm(), model)
     assert ledger["norm"].effective == "folded into fc"
     torch.testing.assert_close(call(program, x), model(x), rtol=1e-5, atol=1e-5)
+
+
+class Head(nn.Module):
+    """A head whose input's rank only a run can tell, and a counter that the run must not move."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.before, self.fc, self.norm = before, nn.Linear(4, 5), lived_in(nn.BatchNorm1d(5))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls.add_(x.new_ones(()))
+        return self.norm(self.fc(self.before(x)))
+
+
+def test_rank_is_tried_on_example_inputs_without_writing_to_buffers():
+    x, model = torch.randn(3, 4, 2, 2), Head(lambda x: x.mean((2, 3))).eval()
+    traced, ledger = trace(model, x)
+    with untouched():
+        program, _ = Pipeline((FoldBatchnorm(),)).run(traced, ledger)
+    assert ledger["norm"].effective == "folded into fc"
+    assert program.graph_module.calls == 0
+
+
+class Counts(nn.Module):
+    """A leaf that draws random numbers, writes to its input and to itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x.add_(torch.rand(()))
+
+
+class Fails(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("not today")
+
+
+def captured(leaf):
+    x, ledger = torch.ones(3, 4), Ledger()
+    return capture(CaptureRequest(Head(leaf).eval(), (x,), leaf_modules=(type(leaf),)), ledger), ledger
+
+
+def test_the_trial_leaves_no_trace():
+    program, ledger = captured(Counts())
+    with untouched():
+        Pipeline((FoldBatchnorm(),)).run(program, ledger)
+    assert ledger["norm"].effective == "folded into fc"
+    assert program.graph_module.before.calls == 0
+    assert torch.equal(program.example_leaves[0], torch.ones(3, 4))
+
+
+def test_a_trial_that_fails_is_no_answer():
+    program, ledger = captured(Fails())
+    Pipeline((FoldBatchnorm(),)).run(program, ledger)
+    assert ledger["norm"].code == "FXQ205" and "2-D" in ledger["norm"].reason
 
 
 @settings(deadline=None, max_examples=60)
@@ -260,6 +320,14 @@ class Cases:
         def forward(self, x):
             return self.norm(self.conv(x)) + self.conv.weight.sum()
 
+    class Updated(Chain):
+        """Its statistics move with each call."""
+
+        def forward(self, x):
+            y = super().forward(x)
+            self.norm.running_mean.add_(y.mean())
+            return y
+
 
 def hooked():
     model = Chain(nn.Conv2d(1, 2, 3), lived_in(nn.BatchNorm2d(2)))
@@ -288,12 +356,38 @@ def test_declines_with_its_code(case):
     assert words in row.reason
 
 
+def test_statistics_that_the_graph_writes_to_are_declined():
+    model = Cases.Updated(nn.Conv2d(1, 2, 3), lived_in(nn.BatchNorm2d(2))).eval()
+    _, ledger = run_passes(FoldBatchnorm(), model, torch.randn(2, 1, 8, 8))
+    assert ledger["norm"].code == "FXQ205" and "directly" in ledger["norm"].reason
+
+
 def test_training_mode_is_declined():
     model = Chain(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
     program, _ = run_passes((), model, torch.randn(1, 1, 4, 4))
     program.graph_module.norm.train()
     program, _ = Pipeline((FoldBatchnorm(),)).run(program, ledger := Ledger())
     assert ledger["norm"].code == "FXQ205" and "training" in ledger["norm"].reason
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "words"),
+    [
+        (nn.Conv1d(1, 4, 3), nn.BatchNorm2d(4), "BatchNorm2d does not normalize"),
+        (nn.Conv2d(1, 4, 3), nn.BatchNorm2d(3), "3 channels"),
+        (nn.Linear(4, 4), nn.BatchNorm1d(5), "5 channels"),
+    ],
+)
+def test_what_could_not_run_is_declined_not_broken(layer, norm, words):
+    _, ledger = run_passes(FoldBatchnorm(), Chain(layer, norm).eval())
+    assert ledger["norm"].code == "FXQ205" and words in ledger["norm"].reason
+
+
+def test_an_unbatched_sequence_is_declined():
+    """(channels, length): BatchNorm1d takes the length for channels."""
+    model = Chain(nn.Conv1d(2, 4, 3), lived_in(nn.BatchNorm1d(4)))
+    _, ledger = assert_pass(FoldBatchnorm(), model, torch.randn(2, 6), changes=False)
+    assert "no batch dimension" in ledger["norm"].reason
 
 
 def test_dtypes_that_differ_are_declined():

@@ -388,3 +388,8 @@ def test_a_functional_network_folds_and_fuses_like_one_of_modules():
     assert [node.name for node in program.graph.nodes] == ["x", "conv2d", "output"]
     assert ledger["batch_norm"].effective == "folded into conv2d"
     assert_same(call(program, x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_pools_are_called_after_their_op():
+    program, _ = assert_pass(NormalizeCalls(), Calls(lambda x: F.max_pool2d(F.max_pool2d(x, 2), 2)), X4)
+    assert [node.target for node in program.graph.nodes][1:3] == ["max_pool2d", "max_pool2d_1"]
