@@ -65,8 +65,12 @@ class Ledger:
         self._rows[site] = replace(self._rows[site], requested=requested, reason=why)
 
     def settle(self, node: fx.Node, effective: str, reason: str, *, code: str = "", hint: str = "") -> None:
-        """Write down what every origin of `node` got, and why. The last word counts."""
-        for site in origins(node) or (node.name,):
+        """Write down what `node` got, and why. The last word counts, for its first origin.
+
+        Its other origins (what was folded or fused into it) keep what an earlier pass said of them.
+        """
+        first, *others = origins(node) or (node.name,)
+        for site in (first, *(other for other in others if other not in self._rows or not self._rows[other].effective)):
             self.settle_site(site, effective, reason, module=scope(node), code=code, hint=hint)
 
     def settle_site(

@@ -57,3 +57,11 @@ def adopt(inserted: fx.Node, like: fx.Node) -> fx.Node:
     inserted.meta.update({key: like.meta[key] for key in (_WHERE, _SCOPE) if key in like.meta})
     inserted.meta.pop(_ORIGIN, None)
     return inserted
+
+
+def split_last(first: fx.Node, second: fx.Node) -> fx.Node:
+    """Undo a fusion of two: `second` alone stands for the last origin that both have. Returns `second`."""
+    found = origins(first)
+    if len(found) > 1:
+        first.meta[_ORIGIN], second.meta[_ORIGIN] = found[:-1], found[-1:]
+    return second

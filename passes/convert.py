@@ -18,7 +18,7 @@ from torch import fx
 from fxquant import qdq
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, observer_of
-from fxquant.origin import adopt, carry
+from fxquant.origin import adopt, carry, split_last
 from fxquant.passes._functional import emit, is_weighted
 from fxquant.passes._weights import fetch, store, store_half
 from fxquant.passes.insert_observers import OBSERVED
@@ -132,6 +132,6 @@ def _replace(
         weight, bias = fetch(graph, name, held, node)
         made = carry(emit(graph, module, x, weight, bias), node)
         if has_relu:
-            made = carry(graph.call_function(F.relu, (made,)), node)
+            made = split_last(made, carry(graph.call_function(F.relu, (made,)), node))
     node.replace_all_uses_with(made)
     graph.erase_node(node)
