@@ -72,6 +72,26 @@ def below(names: set[str], package: str) -> set[str]:
     return {name for name in names if name == package or name.startswith(f"{package}.")}
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch.ao.quantization",
+        "from torch import ao",
+        "from torch.ao.quantization import fx",
+        "def late():\n    from torch.ao import nn",
+        "import torch\nx = torch.ao.nn.quantized.Linear",
+    ],
+)
+def test_every_way_to_torch_ao_is_seen(source):
+    tree = ast.parse(source)
+    assert below(imports(tree) | chains(tree), "torch.ao")
+
+
+def test_what_only_looks_like_torch_ao_is_left_alone():
+    tree = ast.parse("from fxquant.torch_ao import quiet\nimport torch\ntorch.aot")
+    assert not below(imports(tree) | chains(tree), "torch.ao")
+
+
 def test_the_modules_are_found():
     assert {"fxquant.errors", "fxquant.passes", "fxquant.tools.cli"} <= set(MODULES)
 
