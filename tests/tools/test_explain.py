@@ -36,7 +36,9 @@ def test_json_has_the_page_and_the_list(capsys):
     assert told == {"code": "FXQ301", "title": codes()["FXQ301"], "page": page_of("FXQ301")}
 
 
-def test_an_unknown_code_is_a_usage_error_with_the_nearest(capsys):
+def test_an_unknown_code_is_a_usage_error_with_the_nearest(capsys, monkeypatch):
+    known = dict.fromkeys(("FXQ201", "FXQ211", "FXQ212", "FXQ213", "FXQ301"), "")
+    monkeypatch.setattr("fxquant.tools.explain.codes", lambda: known)
     assert run(["explain", "FXQ21"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
