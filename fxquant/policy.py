@@ -42,7 +42,7 @@ class Policy:
         return self._ask(site, found, found.rule.ask, label, is_explicit=outer.is_explicit)
 
     def _ask(self, site: Site, found: Match, ask: Ask, label: str, *, is_explicit: bool) -> Decision:
-        is_meant = is_explicit or found.target.text != "*"
+        is_meant = found.target.text in (site.module_name, site.op)  # not by a regex, a parent's name or a catch-all
         if site.op in WEIGHTED and site.weight_shape is not None:
             check_shape(ask, site.weight_shape, site.module_name, label, is_meant=is_meant)
         served = SERVED.get(ask.mode)

@@ -93,7 +93,7 @@ ROWS = [
     (37, {"module_name": [("head",)]}, QConfigError, "FXQ102", ["('head',)"]),
     (37, {"module_name": [(3, STATIC)]}, QConfigError, "FXQ102", ["3"]),
     *(
-        (38, rule(f"weight = {{ num_bits = {bits} }}"), QConfigError, "FXQ102", ["my.toml, line 4", "num_bits", said])
+        (38, rule(f"weight = {{ num_bits = {bits} }}"), QConfigError, "FXQ102", ["my.toml', line 4", "num_bits", said])
         for bits, said in [("0", "0"), ("1", "1"), ("33", "33"), ("-8", "-8"), ("8.5", "8.5"), ('"8"', "'8'"), ("true", "True")]
     ),
     (39, mapping("global", QConfig(MinMaxObserver.with_args(quant_min=9, quant_max=2), WEIGHT)), QConfigError, "FXQ102", ["activation"]),
