@@ -262,7 +262,8 @@ EXPECTED = {
     "int8": "Conv2d:static ConvTranspose2d:static PReLU:static Linear:static LayerNorm:static Embedding:weight-only "
     "EmbeddingBag:weight-only LSTM:dynamic GRU:dynamic LSTMCell:dynamic RNN:float32 sigmoid:static",
     "int8-dynamic": "Conv2d:float32 ConvTranspose2d:float32 PReLU:float32 Linear:dynamic LayerNorm:float32 "
-    "Embedding:weight-only EmbeddingBag:weight-only LSTM:dynamic GRU:dynamic LSTMCell:dynamic RNN:float32 sigmoid:float32",
+    "Embedding:weight-only EmbeddingBag:weight-only LSTM:dynamic GRU:dynamic LSTMCell:dynamic RNN:float32 "
+    "sigmoid:float32",
     "int8-weight-only": "Conv2d:weight-only ConvTranspose2d:weight-only PReLU:float32 Linear:weight-only "
     "LayerNorm:float32 Embedding:weight-only EmbeddingBag:weight-only LSTM:float32 GRU:float32 LSTMCell:float32 "
     "RNN:float32 sigmoid:float32",
