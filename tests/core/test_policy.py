@@ -67,7 +67,10 @@ class Zoo(nn.Module):
         return torch.add(self.fc(y).reshape(-1, 4), x)
 
 
-QCONFIGS = (None, *(QConfig(MinMaxObserver.with_args(quant_max=127 + i), MinMaxObserver) for i in range(6)))
+QCONFIGS = (
+    None,
+    *(QConfig(MinMaxObserver.with_args(quant_min=0, quant_max=100 + i), MinMaxObserver) for i in range(6)),
+)
 NAMES = (
     "fc",
     "inner",
@@ -81,7 +84,7 @@ NAMES = (
     "nope",
     "",
 )
-REGEXES = ("", "inner", "blocks", r"blocks\.[02]", ".*fc", r".*\.act$", "nope", "^$")
+REGEXES = ("", "fc", "act", "inner", "blocks", r"blocks\.[02]", ".*fc", r".*\.act$", "nope", "^$")
 TYPES = (
     nn.Linear,
     nn.ReLU,
@@ -130,6 +133,11 @@ def torch_says(model, mapping):
 
 ZOO = trace(Zoo(), torch.ones(2, 4))[0]
 SITES = list(sites_of(ZOO).values())
+
+
+def test_the_qconfigs_of_these_tests_can_be_told_apart():
+    ranges = [qconfig.activation().quant_max for qconfig in QCONFIGS if qconfig is not None]
+    assert len(set(ranges)) == len(ranges) == 6  # quant_max alone would be ignored by torch
 
 
 @settings(max_examples=80, deadline=None)
