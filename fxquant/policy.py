@@ -42,7 +42,7 @@ class Policy:
         return self._ask(site, found, found.rule.ask, label, is_explicit=outer.is_explicit)
 
     def _ask(self, site: Site, found: Match, ask: Ask, label: str, *, is_explicit: bool) -> Decision:
-        is_meant = is_explicit or found.target.text != "*"
+        is_meant = found.target.text in (site.module_name, site.op)  # not by a regex, a parent's name or a catch-all
         if site.op in WEIGHTED and site.weight_shape is not None:
             check_shape(ask, site.weight_shape, site.module_name, label, is_meant=is_meant)
         served = SERVED.get(ask.mode)
@@ -68,7 +68,8 @@ class Policy:
         """FXQ110 that lists each rule which matches nothing, with the nearest names. Returns notices."""
         present = {key for site in sites for key in site.keys}
         names = tuple(dict.fromkeys(site.module_name for site in sites))
-        missing, notices, idle = [], [], []
+        missing: list[tuple[str, str]] = []
+        notices, idle = [], []
         for rule in self.rules:
             for target in (*rule.targets, *rule.ignore):
                 if target.regex is not None and names and all(target.regex.matches(name) for name in names):
@@ -76,14 +77,14 @@ class Policy:
                 if rule.demand == "nothing" or _is_present(target, present, names):
                     continue
                 if rule.demand == "error":
-                    missing.append(f"'{target.text}' ({rule.label})")
+                    missing.append((target.text, rule.label))
                 else:
                     idle.append(target.text)
         if idle:
             notices.append(f"object types of {self.title} that the model does not call: {', '.join(idle)}")
         if missing and self.unmatched_is_error:
-            raise _unknown(self, missing, sites)
-        return (*notices, *(f"{text} matches nothing" for text in missing))
+            raise _unknown(missing, sites)
+        return (*notices, *(f"'{text}' ({label}) matches nothing" for text, label in missing))
 
 
 def _decision(site: Site, mode: Mode, why: str, *, requested: str = FLOAT, is_explicit: bool = False) -> Decision:
@@ -105,17 +106,18 @@ def _is_present(target: Target, present: set[Key], names: Iterable[str]) -> bool
     return any(key in present for key in target.keys)
 
 
-def _unknown(policy: Policy, missing: list[str], sites: Sequence[Site]) -> UnknownTargetError:
-    known = dict.fromkeys(name for site in sites for name in (*site.prefixes, site.op))
-    wanted = missing[0].split("'")[1]
-    close = nearest(wanted, known)
-    hint = "did you mean " + ", ".join(repr(name) for name in close) + "?" if close else did_you_mean(wanted, known)
-    told = f"{missing[0]} matches nothing in the model"
-    if len(missing) > 1:
-        told = f"{len(missing)} targets match nothing in the model: " + "; ".join(
-            f"{text}, nearest: {', '.join(nearest(text.split(chr(39))[1], known)) or 'none'}" for text in missing
+def _unknown(missing: list[tuple[str, str]], sites: Sequence[Site]) -> UnknownTargetError:
+    known = tuple(dict.fromkeys(name for site in sites for name in (*site.prefixes, site.op)))
+    if len(missing) == 1:
+        text, label = missing[0]
+        return UnknownTargetError(
+            "FXQ110", f"'{text}' ({label}) matches nothing in the model", hint=did_you_mean(text, known)
         )
-    return UnknownTargetError("FXQ110", told, hint=hint)
+    many = "; ".join(
+        f"'{text}' ({label}), nearest: {', '.join(nearest(text, known)) or '-'}" for text, label in missing
+    )
+    hint = "correct the names, or say [strict] unmatched = false in a recipe"
+    return UnknownTargetError("FXQ110", f"{len(missing)} targets match nothing in the model: {many}", hint=hint)
 
 
 def read_policy(given: Any, *, target: str) -> Policy:

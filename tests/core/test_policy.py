@@ -67,7 +67,10 @@ class Zoo(nn.Module):
         return torch.add(self.fc(y).reshape(-1, 4), x)
 
 
-QCONFIGS = (None, *(QConfig(MinMaxObserver.with_args(quant_max=127 + i), MinMaxObserver) for i in range(6)))
+QCONFIGS = (
+    None,
+    *(QConfig(MinMaxObserver.with_args(quant_min=0, quant_max=100 + i), MinMaxObserver) for i in range(6)),
+)
 NAMES = (
     "fc",
     "inner",
@@ -81,7 +84,7 @@ NAMES = (
     "nope",
     "",
 )
-REGEXES = ("", "inner", "blocks", r"blocks\.[02]", ".*fc", r".*\.act$", "nope", "^$")
+REGEXES = ("", "fc", "act", "inner", "blocks", r"blocks\.[02]", ".*fc", r".*\.act$", "nope", "^$")
 TYPES = (
     nn.Linear,
     nn.ReLU,
@@ -130,6 +133,11 @@ def torch_says(model, mapping):
 
 ZOO = trace(Zoo(), torch.ones(2, 4))[0]
 SITES = list(sites_of(ZOO).values())
+
+
+def test_the_qconfigs_of_these_tests_can_be_told_apart():
+    ranges = [qconfig.activation().quant_max for qconfig in QCONFIGS if qconfig is not None]
+    assert len(set(ranges)) == len(ranges) == 6  # quant_max alone would be ignored by torch
 
 
 @settings(max_examples=80, deadline=None)
@@ -262,7 +270,8 @@ EXPECTED = {
     "int8": "Conv2d:static ConvTranspose2d:static PReLU:static Linear:static LayerNorm:static Embedding:weight-only "
     "EmbeddingBag:weight-only LSTM:dynamic GRU:dynamic LSTMCell:dynamic RNN:float32 sigmoid:static",
     "int8-dynamic": "Conv2d:float32 ConvTranspose2d:float32 PReLU:float32 Linear:dynamic LayerNorm:float32 "
-    "Embedding:weight-only EmbeddingBag:weight-only LSTM:dynamic GRU:dynamic LSTMCell:dynamic RNN:float32 sigmoid:float32",
+    "Embedding:weight-only EmbeddingBag:weight-only LSTM:dynamic GRU:dynamic LSTMCell:dynamic RNN:float32 "
+    "sigmoid:float32",
     "int8-weight-only": "Conv2d:weight-only ConvTranspose2d:weight-only PReLU:float32 Linear:weight-only "
     "LayerNorm:float32 Embedding:weight-only EmbeddingBag:weight-only LSTM:float32 GRU:float32 LSTMCell:float32 "
     "RNN:float32 sigmoid:float32",

@@ -230,7 +230,8 @@ def test_everyday_regexes_are_taken(text):
 
 
 def test_a_key_is_found_on_its_own_line_in_its_own_rule():
-    text = 'schema = 1\n[[rule]]\ntargets = ["a"]\nscheme = "int8"\n\n[[rule]]\n# scheem\ntargets = ["b"]\nscheem = "int8"\n'
+    good, bad = '[[rule]]\ntargets = ["a"]\nscheme = "int8"\n', '[[rule]]\n# scheem\ntargets = ["b"]\nscheem = "int8"\n'
+    text = f"schema = 1\n{good}\n{bad}"
     with pytest.raises(FxQuantError, match=r"the recipe, line 9: unknown key 'scheem'") as caught:
         parse(text)
     assert "did you mean 'scheme'" in caught.value.hint

@@ -66,6 +66,11 @@ def mapping(level, *entry):
     return getattr(QConfigMapping(), f"set_{level}")(*entry)
 
 
+RANGE_TURNED = mapping("global", QConfig(MinMaxObserver.with_args(quant_min=9, quant_max=2), WEIGHT))
+RANGE_WITHOUT_0 = mapping("global", QConfig(MinMaxObserver.with_args(quant_min=9, quant_max=20), WEIGHT))
+NO_SUCH = mapping("global", QConfig(MinMaxObserver, WEIGHT.with_args(no_such=1)))
+CONV_AXIS_7 = mapping("object_type", nn.Conv2d, channel(7))
+
 # row, policy (or recipe text), class, code, what the message must name
 ROWS = [
     (33, mapping("module_name", "layer1.00", STATIC), UnknownTargetError, "FXQ110", ["'layer1.00'"]),
@@ -93,12 +98,12 @@ ROWS = [
     (37, {"module_name": [("head",)]}, QConfigError, "FXQ102", ["('head',)"]),
     (37, {"module_name": [(3, STATIC)]}, QConfigError, "FXQ102", ["3"]),
     *(
-        (38, rule(f"weight = {{ num_bits = {bits} }}"), QConfigError, "FXQ102", ["my.toml, line 4", "num_bits", said])
-        for bits, said in [("0", "0"), ("1", "1"), ("33", "33"), ("-8", "-8"), ("8.5", "8.5"), ('"8"', "'8'"), ("true", "True")]
+        (38, rule(f"weight = {{ num_bits = {bits} }}"), QConfigError, "FXQ102", ["my.toml', line 4", "num_bits", said])
+        for bits, said in [*((n, n) for n in ("0", "1", "33", "-8", "8.5")), ('"8"', "'8'"), ("true", "True")]
     ),
-    (39, mapping("global", QConfig(MinMaxObserver.with_args(quant_min=9, quant_max=2), WEIGHT)), QConfigError, "FXQ102", ["activation"]),
-    (39, mapping("global", QConfig(MinMaxObserver.with_args(quant_min=9, quant_max=20), WEIGHT)), QConfigError, "FXQ102", ["include 0"]),
-    (39, mapping("global", QConfig(MinMaxObserver, WEIGHT.with_args(no_such=1))), QConfigError, "FXQ102", ["weight", "no_such"]),
+    (39, RANGE_TURNED, QConfigError, "FXQ102", ["activation"]),
+    (39, RANGE_WITHOUT_0, QConfigError, "FXQ102", ["include 0"]),
+    (39, NO_SUCH, QConfigError, "FXQ102", ["weight", "no_such"]),
     (40, rule('scheem = "int8"'), RecipeError, "FXQ103", ["line 4", "'scheem'"]),
     (40, 'ignroe = ["a"]\n', RecipeError, "FXQ103", ["line 2", "'ignroe'"]),
     (40, "[strict]\nunmached = true\n", RecipeError, "FXQ103", ["line 3", "'unmached'", "strict"]),
@@ -108,7 +113,7 @@ ROWS = [
     (41, "a = \n", RecipeError, "FXQ101", ["line 2, column 5"]),
     (42, rule('scheme = "int8"\nweight = {}'), QConfigError, "FXQ102", ["scheme and weight"]),
     (42, rule(""), QConfigError, "FXQ102", ["neither"]),
-    (44, mapping("object_type", nn.Conv2d, channel(7)), QConfigError, "FXQ102", ["axis 7", "'layer1.0'", "(4, 3, 1, 1)"]),
+    (44, CONV_AXIS_7, QConfigError, "FXQ102", ["axis 7", "'layer1.0'", "(4, 3, 1, 1)"]),
     (44, mapping("module_name", "layer1.1", channel(0)), QConfigError, "FXQ102", ["'layer1.1'", "(1,)"]),
     (44, rule("weight = { axis = 2 }"), QConfigError, "FXQ102", ["axis 2", "'head'", "(2, 4)"]),
 ]  # fmt: skip

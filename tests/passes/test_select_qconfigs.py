@@ -12,7 +12,7 @@ from torch import nn
 from fxquant import torch_ao
 from fxquant.errors import BackendError, ContractError
 from fxquant.ledger import Ledger
-from fxquant.origin import site_of
+from fxquant.origin import mark, site_of
 from fxquant.passes.select_qconfigs import SelectQConfigs, sites_of
 from fxquant.pipeline import Pipeline
 from fxquant.plan import Mode, QuantPlan
@@ -148,9 +148,6 @@ def test_the_pass_works_with_a_fresh_ledger():
 
 
 def test_an_empty_graph_has_an_empty_plan():
-    program, _ = run_passes(INT8, nn.Identity().train(), X)
-    assert [decision.op for decision in program.plan] == ["Identity"]
-
     class Nothing(nn.Module):
         def forward(self, x):
             return x
@@ -159,15 +156,22 @@ def test_an_empty_graph_has_an_empty_plan():
     assert len(program.plan) == 0
 
 
-def test_ten_thousand_calls_are_decided_quickly():
-    class Long(nn.Module):
-        def forward(self, x):
-            for _ in range(10_000):
-                x = x + 1
-            return x
+def chain_of(count):
+    """A traced program of this many additions, built by hand: capture is not what is measured."""
+    graph = torch.fx.Graph()
+    node = graph.placeholder("x")
+    for _ in range(count):
+        node = graph.call_function(torch.add, (node, 1))
+    graph.output((node,))
+    for node in graph.nodes:
+        mark(node, at=None, scope_name="")
+    program, _ = trace(Shapes(), X)
+    return replace(program, graph_module=torch.fx.GraphModule(nn.Module(), graph))
 
-    program, ledger = trace(Long(), X)
+
+def test_ten_thousand_calls_are_decided_quickly():
+    program = chain_of(10_000)
     started = time.perf_counter()
-    planned = INT8.run(program, ledger)
+    planned = INT8.run(program, Ledger())
     assert time.perf_counter() - started < 5.0  # far above what it takes, far below what a quadratic one would
     assert len(planned.plan) == 10_000
