@@ -14,11 +14,25 @@ from fxquant.program import Program
 
 def changed_dtypes(program: Program, pairs: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
     """The pairs whose two nodes have different dtypes. Without an example, or where it cannot be run, none is known."""
-    if not pairs or program.example_leaves is None:
+    if not pairs or program.example_leaves is None or _is_one_precision(program):
         return {}
     wanted = {*pairs, *pairs.values()}
     found = _Dtypes(program.graph_module, wanted).of(program.example_leaves)
     return {new: old for new, old in pairs.items() if new in found and old in found and found[new] != found[old]}
+
+
+def _is_one_precision(program: Program) -> bool:
+    """Is all of it float32 (besides integers), with nothing that casts? Then no addition can promote."""
+    module = program.graph_module
+    tensors = (*(program.example_leaves or ()), *module.parameters(), *module.buffers())
+    has_other = any(tensor.dtype.is_floating_point and tensor.dtype != torch.float32 for tensor in tensors)
+    return not has_other and not any(_casts(node) for node in program.graph.nodes)
+
+
+def _casts(node: fx.Node) -> bool:
+    if node.op == "call_method" and node.target in ("to", "type", "type_as", "double", "half", "bfloat16"):
+        return True
+    return any(isinstance(argument, torch.dtype) for argument in (*node.args, *node.kwargs.values()))
 
 
 class _Dtypes(fx.Interpreter):
