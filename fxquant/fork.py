@@ -89,7 +89,11 @@ def _materialize(module: nn.Module) -> None:
 
     if parametrize.is_parametrized(module):
         for name in list(module.parametrizations):  # type: ignore[arg-type,union-attr]
-            parametrize.remove_parametrizations(module, str(name), leave_parametrized=True)
+            trainable = any(p.requires_grad for p in module.parametrizations[name].parameters())  # type: ignore[index]
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            value = getattr(module, name).detach()  # torch leaves a buffer where it computed this from several tensors
+            delattr(module, name)
+            module.register_parameter(name, nn.Parameter(value, requires_grad=trainable))
     for key, hook in list(module._forward_pre_hooks.items()):
         if type(hook).__module__ in _REPARAMETRIZATIONS:
             hook.remove(module)  # type: ignore[attr-defined]

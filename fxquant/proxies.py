@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dis
 import operator
+import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +17,10 @@ if TYPE_CHECKING:
 
 _SIZE_METHODS = frozenset({"size", "dim", "numel", "nelement", "ndimension", "stride", "__len__"})
 _SIZE_ATTRIBUTES = frozenset({"shape", "ndim", "device", "dtype", "itemsize", "nbytes"})
-_ARITHMETIC = frozenset(
-    getattr(operator, name)
-    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "getitem", "eq", "ne", "lt", "le", "gt", "ge")
-)  # fmt: skip
+_ARITHMETIC = frozenset((
+    operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.mod, operator.neg,
+    operator.pow, operator.getitem, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge,
+))  # fmt: skip
 
 
 def is_sizelike(node: object) -> bool:
@@ -58,10 +61,11 @@ class RecordedProxy(fx.Proxy):
         return length
 
     def __iter__(self) -> Iterator[fx.Proxy]:
-        length = self._length_of_shape()
+        length = _names_to_unpack_into(sys._getframe(1))
+        length = self._length_of_shape() if length is None else length
         if length is None:
-            return super().__iter__()  # unpacking into a known number of names is fine, else tracer.iter raises
-        return (self[index] for index in range(length))
+            return iter(self.tracer.iter(self))  # raises: the number of turns is not known
+        return (operator.getitem(self, index) for index in range(length))
 
     def _length_of_shape(self) -> int | None:
         node = self.node
@@ -71,6 +75,14 @@ class RecordedProxy(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _names_to_unpack_into(frame: FrameType) -> int | None:
+    """n, when the frame is at `a, b, ... = value` with n plain names."""
+    for instruction in dis.get_instructions(frame.f_code):
+        if instruction.offset == frame.f_lasti:
+            return int(instruction.argval) if instruction.opname == "UNPACK_SEQUENCE" else None
+    return None
 
 
 class _RecordedAttribute(RecordedProxy):
@@ -91,7 +103,7 @@ class _RecordedAttribute(RecordedProxy):
 
 
 class StateProxy(RecordedProxy):
-    """A parameter or buffer of the model. Its shape, dtype and device are constants; a buffer's value may steer code."""
+    """A parameter or buffer of the model: its shape, dtype and device are constants, a flag may steer code."""
 
     def __init__(self, node: fx.Node, tracer: SymbolicTracer, tensor: torch.Tensor) -> None:
         super().__init__(node, tracer)
@@ -128,7 +140,7 @@ class StateProxy(RecordedProxy):
         return len(self.tensor)
 
     def __iter__(self) -> Iterator[fx.Proxy]:
-        return (self[index] for index in range(len(self.tensor)))
+        return (operator.getitem(self, index) for index in range(len(self.tensor)))
 
 
 def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:

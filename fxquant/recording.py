@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, wraps
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -66,12 +66,12 @@ def _recorded(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-@lru_cache(maxsize=None)
+@cache
 def _leaf_of(kind: type[torch.autograd.Function]) -> Callable[..., Any]:
     """One plain function for each autograd Function, so that the same call has the same target every time."""
 
     def apply(*args: Any) -> Any:
-        return kind.apply(*args)
+        return kind.apply(*args)  # type: ignore[no-untyped-call]  # torch leaves it so
 
     apply.__name__ = apply.__qualname__ = kind.__name__
     apply.__module__ = kind.__module__
@@ -98,7 +98,7 @@ def _recorded_script(original: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-@lru_cache(maxsize=None)
+@cache
 def _script_leaf(function: Any) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)

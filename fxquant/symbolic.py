@@ -40,7 +40,7 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
     graph = _traced(tracer, example)
     graph_module = build(tracer.root, graph, type(model).__name__, ledger)
     _open_rows(graph_module, ledger)
-    _tell_unused(model, tracer, ledger)
+    tell_unused(model, tracer, ledger)
     inputs = signature.inputs
     if tracer.ranks.is_asked:
         ranks = iter([tensor.dim() for tensor in example or ()])
@@ -215,7 +215,7 @@ class SymbolicTracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, type_expr: Any = None
     ) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, name)
-        at = of_frame(sys._getframe(1), stop=_STOP) if kind != "placeholder" else None
+        at = of_frame(sys._getframe(1), stop=_STOP) if kind not in ("placeholder", "output") else None
         mark(node, at=at or of_function(self.model.forward), scope_name=self.scope.module_path)
         return node
 
@@ -239,7 +239,13 @@ class SymbolicTracer(fx.Tracer):
 
     # What tracing can be asked for --------------------------------------------------------------------------------
 
+    @property
+    def fetched(self) -> tuple[str, ...]:
+        """Names of the parameters and buffers that the graph reads by itself."""
+        return tuple(self._states)
+
     def rank_of(self, node: fx.Node) -> int | None:
+        """The number of dimensions of a value, where an example tells it."""
         return self.ranks.of(node)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -276,24 +282,15 @@ def _open_rows(graph_module: fx.GraphModule, ledger: Ledger) -> None:
             ledger.open(node.name, module=scope(node), op=getattr(node.target, "__name__", str(node.target)))
 
 
-def _tell_unused(model: nn.Module, tracer: SymbolicTracer, ledger: Ledger) -> None:
+def tell_unused(model: nn.Module, tracer: SymbolicTracer, ledger: Ledger) -> None:
     """Submodules with weights that forward() does not reach: they are not in the compiled model."""
-    fetched = tuple(f"{name}" for name in tracer._states)
-    for name, module in model.named_modules():
-        has_own = next(module.parameters(recurse=False), None) is not None
-        inside = any(
-            id(parent) in tracer.called and tracer.is_leaf_module(parent, "") for parent in _parents(model, name)
-        )
-        if name and has_own and id(module) not in tracer.called and not inside:
-            if not any(target.rpartition(".")[0] == name for target in fetched):
-                ledger.notice(
-                    "FXQ227", f"submodule '{name}' is not used by forward(): it is left out", module=name
-                )  # fmt: skip
-
-
-def _parents(model: nn.Module, name: str) -> list[nn.Module]:
-    found, path = [], model
-    for atom in name.split(".")[:-1]:
-        path = path._modules[atom]  # type: ignore[assignment]
-        found.append(path)
-    return found
+    fetched = {target.rpartition(".")[0] for target in tracer.fetched}
+    unseen = [("", model, False)]
+    while unseen:
+        name, module, is_inside = unseen.pop()
+        is_inside = is_inside or (id(module) in tracer.called and tracer.is_leaf_module(module, name))
+        has_own = any(parameter is not None for parameter in module._parameters.values())
+        if name and has_own and not is_inside and id(module) not in tracer.called and name not in fetched:
+            ledger.notice("FXQ227", f"submodule '{name}' is not used by forward(): it is left out", module=name)
+        children = [(f"{name}.{key}".lstrip("."), child, is_inside) for key, child in module.named_children()]
+        unseen.extend(reversed(children))
