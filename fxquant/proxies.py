@@ -29,6 +29,8 @@ def is_sizelike(node: object) -> bool:
         return not isinstance(node, (tuple, list)) or all(is_sizelike(item) for item in node)
     if node.op == "call_method":
         return node.target in _SIZE_METHODS
+    if node.op != "call_function":
+        return False
     if node.target is getattr:
         return node.args[1] in _SIZE_ATTRIBUTES
     return node.target in _ARITHMETIC and all(is_sizelike(source) for source in node.all_input_nodes)

@@ -38,6 +38,7 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
     signature, example = signature_of(model, request.example_args, request.example_kwargs, request.concrete_args)
     tracer = SymbolicTracer(model, signature, leaf_ids, example, ledger)
     graph = _traced(tracer, example)
+    _drop_unread(graph)
     graph_module = build(tracer.root, graph, type(model).__name__, ledger)
     _open_rows(graph_module, ledger)
     tell_unused(model, tracer, ledger)
@@ -69,6 +70,13 @@ def _traced(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> f
     except Exception as error:
         _check_example_runs(tracer, example)
         raise untraceable(error, module=tracer.failed_in or "", model=name) from error
+
+
+def _drop_unread(graph: fx.Graph) -> None:
+    """Sizes and state that only steered Python (an assertion, a branch on a flag) are no part of the computation."""
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op != "output" and (node.op == "get_attr" or is_sizelike(node)):
+            graph.erase_node(node)
 
 
 def _check_example_runs(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> None:
