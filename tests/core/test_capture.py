@@ -182,7 +182,7 @@ def test_concrete_args_fix_a_branch_and_need_not_be_given_again():
     assert_same(call(program, x, negate=True), -x)
     with pytest.raises(ExampleInputError, match="FXQ108 argument 'negate'"):
         call(program, x, False)
-    with pytest.raises(ExampleInputError, match="FXQ107.*'negat'"):
+    with pytest.raises(ExampleInputError, match=r"FXQ107.*'negat'"):
         capture(CaptureRequest(Model(), concrete_args={"negat": True}), Ledger())
 
 
@@ -230,7 +230,7 @@ def test_nested_too_deep_is_typed():
 
 
 def test_a_model_that_fails_on_its_example_is_told_so():
-    with pytest.raises(ExampleInputError, match="FXQ109 _Failing itself fails.*no good"):
+    with pytest.raises(ExampleInputError, match=r"FXQ109 _Failing itself fails.*no good"):
         trace(_Failing(), torch.ones(1))
 
 
