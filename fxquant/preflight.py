@@ -26,9 +26,11 @@ __all__ = ["check", "fingerprint", "fork", "unwrapped"]
 COPIES = 5  # fork, traced, prepared, reference and lowered model may live at once
 OUTLIER = 100.0  # so many times the median channel: per tensor, the others keep few steps
 
-_QUANTIZED_HOMES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.qat", "torch.ao.nn.sparse",
-                    "torch.ao.nn.intrinsic.qat", "torch.ao.quantization.observer", "torch.ao.quantization.fake_quantize",
-                    "torch.ao.nn.quantizable", "torchao.quantization")  # fmt: skip
+_QUANTIZED_HOMES = (
+    "torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.qat", "torch.ao.nn.intrinsic.qat",
+    "torch.ao.nn.sparse", "torch.ao.nn.quantizable", "torch.ao.quantization.observer",
+    "torch.ao.quantization.fake_quantize", "torchao.quantization",
+)  # fmt: skip
 _WRAPPERS = ("torch.nn.parallel.", "torch.nn.DataParallel", "torch.distributed.fsdp")
 
 

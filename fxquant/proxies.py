@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SIZE_METHODS = frozenset({"size", "dim", "numel", "nelement", "ndimension", "stride", "__len__"})
 _SIZE_ATTRIBUTES = frozenset({"shape", "ndim", "device", "dtype", "itemsize", "nbytes"})
-_ARITHMETIC = frozenset((
+ARITHMETIC = frozenset((
     operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.mod, operator.neg,
     operator.pow, operator.getitem, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge,
 ))  # fmt: skip
@@ -33,7 +33,7 @@ def is_sizelike(node: object) -> bool:
         return False
     if node.target is getattr:
         return node.args[1] in _SIZE_ATTRIBUTES
-    return node.target in _ARITHMETIC and all(is_sizelike(source) for source in node.all_input_nodes)
+    return node.target in ARITHMETIC and all(is_sizelike(source) for source in node.all_input_nodes)
 
 
 class RecordedProxy(fx.Proxy):
@@ -129,6 +129,25 @@ class StateProxy(RecordedProxy):
         return self.tensor.numel()
 
     nelement = numel
+
+    def __int__(self) -> int:
+        return int(self._value("int()"))
+
+    def __float__(self) -> float:
+        return float(self._value("float()"))
+
+    def __index__(self) -> int:
+        return operator.index(self._value("__index__"))
+
+    def item(self) -> Any:
+        """As of the tensor itself: a number in a buffer steers Python, it is not computed with."""
+        return self._value("int()").item()
+
+    def _value(self, what: str) -> torch.Tensor:
+        """The tensor, unless forward() writes to it: then its value at run time is not the one it has now."""
+        if self.tracer.constant_of(self.node) is None:
+            raise TypeError(f"{what} argument is a buffer that forward() writes to")
+        return self.tensor
 
     def is_floating_point(self) -> bool:
         """As of the tensor itself."""

@@ -13,14 +13,15 @@ import torch
 from torch import fx, nn
 
 from fxquant.arguments import signature_of
+from fxquant.constants import constant_of
 from fxquant.errors import ExampleInputError, FxQuantError, ResourceError, UntraceableError
 from fxquant.graphmodule import build, fetch
-from fxquant.leaves import is_leaf_by_default, named_leaves
+from fxquant.leaves import is_leaf_by_default, named_leaves, tell_unused
 from fxquant.ledger import Ledger
 from fxquant.location import of_frame, of_function, of_traceback
 from fxquant.origin import mark, scope
 from fxquant.program import Program, Stage
-from fxquant.proxies import RecordedProxy, StateProxy, is_sizelike
+from fxquant.proxies import ARITHMETIC, RecordedProxy, StateProxy, is_sizelike
 from fxquant.ranks import Ranks
 from fxquant.recording import proxy_in, recorded_calls, shadowed_isinstance
 from fxquant.signature import Constant, Leaf, Signature
@@ -41,7 +42,7 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
     _drop_unread(graph)
     graph_module = build(tracer.root, graph, type(model).__name__, ledger)
     _open_rows(graph_module, ledger)
-    tell_unused(model, tracer, ledger)
+    tell_unused(model, tracer.called, tracer.leaf_ids, tracer.fetched, ledger)
     inputs = signature.inputs
     if tracer.ranks.is_asked:
         ranks = iter([tensor.dim() for tensor in example or ()])
@@ -75,7 +76,11 @@ def _traced(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> f
 def _drop_unread(graph: fx.Graph) -> None:
     """Sizes and state that only steered Python (an assertion, a branch on a flag) are no part of the computation."""
     for node in reversed(list(graph.nodes)):
-        if not node.users and node.op != "output" and (node.op == "get_attr" or is_sizelike(node)):
+        if (
+            not node.users
+            and node.op not in ("output", "placeholder")
+            and (node.op == "get_attr" or node.target in ARITHMETIC or is_sizelike(node))
+        ):
             graph.erase_node(node)
 
 
@@ -256,9 +261,14 @@ class SymbolicTracer(fx.Tracer):
         """The number of dimensions of a value, where an example tells it."""
         return self.ranks.of(node)
 
+    def constant_of(self, node: fx.Node) -> Any | None:
+        """The value of what depends on parameters and buffers alone."""
+        return constant_of(node, lambda target: fetch(self.root, target))
+
     def to_bool(self, obj: fx.Proxy) -> bool:
-        if isinstance(obj, StateProxy) and obj.tensor.numel() == 1:
-            return bool(obj.tensor)
+        constant = self.constant_of(obj.node)
+        if constant is not None:
+            return bool(constant)
         frame = sys._getframe(1).f_back  # over Proxy.__bool__ to the line that asks
         statement = asserts(frame) if is_sizelike(obj.node) else None
         if statement is None:
@@ -288,17 +298,3 @@ def _open_rows(graph_module: fx.GraphModule, ledger: Ledger) -> None:
             ledger.open(node.name, module=target, op=type(modules[target]).__name__)
         elif node.op in ("call_function", "call_method"):
             ledger.open(node.name, module=scope(node), op=getattr(node.target, "__name__", str(node.target)))
-
-
-def tell_unused(model: nn.Module, tracer: SymbolicTracer, ledger: Ledger) -> None:
-    """Submodules with weights that forward() does not reach: they are not in the compiled model."""
-    fetched = {target.rpartition(".")[0] for target in tracer.fetched}
-    unseen = [("", model, False)]
-    while unseen:
-        name, module, is_inside = unseen.pop()
-        is_inside = is_inside or (id(module) in tracer.called and tracer.is_leaf_module(module, name))
-        has_own = any(parameter is not None for parameter in module._parameters.values())
-        if name and has_own and not is_inside and id(module) not in tracer.called and name not in fetched:
-            ledger.notice("FXQ227", f"submodule '{name}' is not used by forward(): it is left out", module=name)
-        children = [(f"{name}.{key}".lstrip("."), child, is_inside) for key, child in module.named_children()]
-        unseen.extend(reversed(children))

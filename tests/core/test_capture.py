@@ -141,6 +141,27 @@ def test_buffers_steer_branches_and_are_read_by_reference():
     assert_same([call(program, x), call(program, x)], [copy.deepcopy(model)(x), copy.deepcopy(model)(x) + 1])
 
 
+def test_numbers_in_buffers_decide_branches_unless_they_are_written():
+    class Model(nn.Module):
+        def __init__(self, writes):
+            super().__init__()
+            self.writes = writes
+            self.register_buffer("steps", torch.tensor(3))
+
+        def forward(self, x):
+            if self.writes:
+                self.steps.add_(1)
+            for _ in range(int(self.steps)):
+                x = x + 1
+            return x * 2 if self.steps * 2 > 4 and not self.steps > 3 else x
+
+    program, _ = trace(Model(False), torch.ones(2))
+    assert_same(call(program, torch.ones(2)), torch.full((2,), 8.0))
+    assert [n.op for n in program.graph.nodes if n.op == "get_attr"] == []
+    with pytest.raises(UntraceableError, match="FXQ210"):
+        trace(Model(True), torch.ones(2))
+
+
 def test_names_that_python_owns_are_changed_and_said():
     program, ledger = trace(shapes.Named(["class", "graph"]), torch.randn(2, 4))
     assert [n.target for n in program.graph.nodes if n.op == "call_module"] == ["class_", "graph_"]

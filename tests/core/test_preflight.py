@@ -210,7 +210,7 @@ def test_fork_shares_nothing_and_keeps_ties():
 
 
 def _opened():
-    return open(__file__)  # noqa: SIM115 - an open handle is the very thing that cannot be copied
+    return open(__file__)  # an open handle is the very thing that cannot be copied
 
 
 @pytest.mark.parametrize("make", [threading.Lock, lambda: (n for n in range(3)), _opened])
