@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -88,8 +88,14 @@ def _materialize(module: nn.Module) -> None:
     from torch.nn.utils import parametrize
 
     if parametrize.is_parametrized(module):
-        for name in list(module.parametrizations):  # type: ignore[arg-type,union-attr]
-            parametrize.remove_parametrizations(module, str(name), leave_parametrized=True)
+        _own_class(module)
+        lists = cast(nn.ModuleDict, module.parametrizations)
+        for name, parametrization in list(lists.items()):
+            trainable = any(parameter.requires_grad for parameter in parametrization.parameters())
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            value = getattr(module, name).detach()  # torch leaves a buffer where it computed this from several tensors
+            delattr(module, name)
+            module.register_parameter(name, nn.Parameter(value, requires_grad=trainable))
     for key, hook in list(module._forward_pre_hooks.items()):
         if type(hook).__module__ in _REPARAMETRIZATIONS:
             hook.remove(module)  # type: ignore[attr-defined]
@@ -97,6 +103,16 @@ def _materialize(module: nn.Module) -> None:
 
 
 _REPARAMETRIZATIONS = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm", "torch.nn.utils.prune")
+
+
+def _own_class(module: nn.Module) -> None:
+    """torch keeps a parametrized tensor as a property of a class made for the module, which a deep copy shares.
+
+    Removing the property from the copy's class would break the caller's module, so the copy gets a class of its own.
+    """
+    shared = type(module)
+    members = {name: member for name, member in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
 def _drop_hooks(module: nn.Module) -> None:

@@ -49,8 +49,15 @@ def fetch(root: nn.Module, target: str) -> Any:
     """The module or tensor at a dotted name. A child of any name counts before an attribute of torch's own."""
     found: Any = root
     for atom in target.split("."):
-        children = found._modules if isinstance(found, nn.Module) else {}
-        found = children[atom] if atom in children else getattr(found, atom)
+        found = _own(found, atom) if isinstance(found, nn.Module) else getattr(found, atom)
     if isinstance(found, torch.Tensor) and not isinstance(found, nn.Parameter) and found.requires_grad:
         return found.detach()
     return found
+
+
+def _own(module: nn.Module, name: str) -> Any:
+    """Read from the registries, since a tracer that is at work answers getattr with a proxy."""
+    for registry in (module._modules, module._parameters, module._buffers):
+        if name in registry:
+            return registry[name]
+    return getattr(module, name)

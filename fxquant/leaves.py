@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import torch
 from torch import nn
 
 from fxquant.errors import RecipeError, UnknownTargetError, did_you_mean
+from fxquant.ledger import Ledger
 
 
 def is_leaf_by_default(module: nn.Module) -> bool:
@@ -59,3 +60,17 @@ def _matches_nothing(item: str | type[nn.Module], model: nn.Module, names: list[
     kinds = list(dict.fromkeys(type(module).__name__ for module in model.modules()))
     told = f"leaf_modules names the class {item.__name__}, of which {type(model).__name__} has no module"
     return UnknownTargetError("FXQ110", told, hint=did_you_mean(item.__name__, kinds))
+
+
+def tell_unused(model: nn.Module, called: Set[int], leaf_ids: Set[int], read: Iterable[str], ledger: Ledger) -> None:
+    """Submodules with weights that forward() does not reach: they are not in the compiled model."""
+    fetched = {target.rpartition(".")[0] for target in read}
+    unseen = [("", model, False)]
+    while unseen:
+        name, module, is_inside = unseen.pop()
+        is_inside = is_inside or (id(module) in called and (id(module) in leaf_ids or is_leaf_by_default(module)))
+        has_own = any(parameter is not None for parameter in module._parameters.values())
+        if name and has_own and not is_inside and id(module) not in called and name not in fetched:
+            ledger.notice("FXQ227", f"submodule '{name}' is not used by forward(): it is left out", module=name)
+        children = [(f"{name}.{key}".lstrip("."), child, is_inside) for key, child in module.named_children()]
+        unseen.extend(reversed(children))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -24,18 +24,20 @@ from fxquant.ledger import Ledger
 __all__ = ["check", "fingerprint", "fork", "unwrapped"]
 
 COPIES = 5  # fork, traced, prepared, reference and lowered model may live at once
-OUTLIER = 1000.0  # a channel this many times the median channel's range costs the others 10 of their 8 bits
+OUTLIER = 100.0  # so many times the median channel: per tensor, the others keep few steps
 
-_QUANTIZED_HOMES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.qat", "torch.ao.nn.sparse",
-                    "torch.ao.nn.intrinsic.qat", "torch.ao.quantization.observer", "torch.ao.quantization.fake_quantize",
-                    "torch.ao.nn.quantizable", "torchao.quantization")  # fmt: skip
+_QUANTIZED_HOMES = (
+    "torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.qat", "torch.ao.nn.intrinsic.qat",
+    "torch.ao.nn.sparse", "torch.ao.nn.quantizable", "torch.ao.quantization.observer",
+    "torch.ao.quantization.fake_quantize", "torchao.quantization",
+)  # fmt: skip
 _WRAPPERS = ("torch.nn.parallel.", "torch.nn.DataParallel", "torch.distributed.fsdp")
 
 
 def check(model: object, ledger: Ledger, *, strict: bool = False, memory_limit: int | None = None) -> nn.Module:
-    """The module to compile (unwrapped), or the error that says why it cannot be. What can be lived with is a notice.
+    """The module to compile, unwrapped, or the error that says why not. What can be lived with is a notice.
 
-    `memory_limit` is in bytes. Raises UnsupportedModelError (FXQ2xx), NonFiniteError (FXQ302), MemoryBudgetError (FXQ801).
+    `memory_limit` is in bytes. Raises UnsupportedModelError (FXQ2xx), NonFiniteError or MemoryBudgetError.
     """
     module = unwrapped(model, ledger)
     _check_not_quantized(module)
@@ -53,7 +55,7 @@ def check(model: object, ledger: Ledger, *, strict: bool = False, memory_limit: 
 
 
 def unwrapped(model: object, ledger: Ledger) -> nn.Module:
-    """The plain module inside torch.compile, DataParallel and DistributedDataParallel wrappers. FXQ201, FXQ213, FXQ230."""
+    """The plain module inside torch.compile and DataParallel wrappers. FXQ201, FXQ213, FXQ230."""
     if isinstance(model, type):
         is_module = issubclass(model, nn.Module)
         raise UnsupportedModelError(
@@ -128,7 +130,7 @@ def _already(model: str, why: str, module: str) -> AlreadyQuantizedError:
 
 
 def _check_initialized(model: nn.Module) -> None:
-    lazy = [name for name, p in _tensors(model) if isinstance(p, nn.parameter.UninitializedTensorMixin)]
+    lazy = [name for name, p in _tensors(model) if isinstance(p, (nn.UninitializedParameter, nn.UninitializedBuffer))]
     if lazy:
         raise UnsupportedModelError(
             "FXQ223",
@@ -284,4 +286,4 @@ def _own(module: nn.Module) -> list[tuple[str, torch.Tensor | None]]:
 
 
 def _version(tensor: torch.Tensor) -> int:
-    return -1 if tensor.is_inference() else cast(int, tensor._version)
+    return -1 if tensor.is_inference() else tensor._version

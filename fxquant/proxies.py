@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dis
 import operator
+import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +17,10 @@ if TYPE_CHECKING:
 
 _SIZE_METHODS = frozenset({"size", "dim", "numel", "nelement", "ndimension", "stride", "__len__"})
 _SIZE_ATTRIBUTES = frozenset({"shape", "ndim", "device", "dtype", "itemsize", "nbytes"})
-_ARITHMETIC = frozenset(
-    getattr(operator, name)
-    for name in ("add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow", "getitem", "eq", "ne", "lt", "le", "gt", "ge")
-)  # fmt: skip
+ARITHMETIC = frozenset((
+    operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.mod, operator.neg,
+    operator.pow, operator.getitem, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge,
+))  # fmt: skip
 
 
 def is_sizelike(node: object) -> bool:
@@ -26,9 +29,11 @@ def is_sizelike(node: object) -> bool:
         return not isinstance(node, (tuple, list)) or all(is_sizelike(item) for item in node)
     if node.op == "call_method":
         return node.target in _SIZE_METHODS
+    if node.op != "call_function":
+        return False
     if node.target is getattr:
         return node.args[1] in _SIZE_ATTRIBUTES
-    return node.target in _ARITHMETIC and all(is_sizelike(source) for source in node.all_input_nodes)
+    return node.target in ARITHMETIC and all(is_sizelike(source) for source in node.all_input_nodes)
 
 
 class RecordedProxy(fx.Proxy):
@@ -58,10 +63,11 @@ class RecordedProxy(fx.Proxy):
         return length
 
     def __iter__(self) -> Iterator[fx.Proxy]:
-        length = self._length_of_shape()
+        length = _names_to_unpack_into(sys._getframe(1))
+        length = self._length_of_shape() if length is None else length
         if length is None:
-            return super().__iter__()  # unpacking into a known number of names is fine, else tracer.iter raises
-        return (self[index] for index in range(length))
+            return iter(self.tracer.iter(self))  # raises: the number of turns is not known
+        return (operator.getitem(self, index) for index in range(length))
 
     def _length_of_shape(self) -> int | None:
         node = self.node
@@ -71,6 +77,14 @@ class RecordedProxy(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _names_to_unpack_into(frame: FrameType) -> int | None:
+    """n, when the frame is at `a, b, ... = value` with n plain names."""
+    for instruction in dis.get_instructions(frame.f_code):
+        if instruction.offset == frame.f_lasti:
+            return int(instruction.argval) if instruction.opname == "UNPACK_SEQUENCE" else None
+    return None
 
 
 class _RecordedAttribute(RecordedProxy):
@@ -91,7 +105,7 @@ class _RecordedAttribute(RecordedProxy):
 
 
 class StateProxy(RecordedProxy):
-    """A parameter or buffer of the model. Its shape, dtype and device are constants; a buffer's value may steer code."""
+    """A parameter or buffer of the model: its shape, dtype and device are constants, a flag may steer code."""
 
     def __init__(self, node: fx.Node, tracer: SymbolicTracer, tensor: torch.Tensor) -> None:
         super().__init__(node, tracer)
@@ -116,6 +130,25 @@ class StateProxy(RecordedProxy):
 
     nelement = numel
 
+    def __int__(self) -> int:
+        return int(self._value("int()"))
+
+    def __float__(self) -> float:
+        return float(self._value("float()"))
+
+    def __index__(self) -> int:
+        return operator.index(self._value("__index__"))
+
+    def item(self) -> Any:
+        """As of the tensor itself: a number in a buffer steers Python, it is not computed with."""
+        return self._value("int()").item()
+
+    def _value(self, what: str) -> torch.Tensor:
+        """The tensor, unless forward() writes to it: then its value at run time is not the one it has now."""
+        if self.tracer.constant_of(self.node) is None:
+            raise TypeError(f"{what} argument is a buffer that forward() writes to")
+        return self.tensor
+
     def is_floating_point(self) -> bool:
         """As of the tensor itself."""
         return self.tensor.is_floating_point()
@@ -128,7 +161,7 @@ class StateProxy(RecordedProxy):
         return len(self.tensor)
 
     def __iter__(self) -> Iterator[fx.Proxy]:
-        return (self[index] for index in range(len(self.tensor)))
+        return (operator.getitem(self, index) for index in range(len(self.tensor)))
 
 
 def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:

@@ -1,4 +1,4 @@
-"""How many dimensions a traced value has, found by running the graph so far on fake tensors, when asked and not before."""
+"""How many dimensions a traced value has: the graph so far is run on fake tensors, when asked and not before."""
 
 from __future__ import annotations
 

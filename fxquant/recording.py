@@ -71,7 +71,7 @@ def _leaf_of(kind: type[torch.autograd.Function]) -> Callable[..., Any]:
     """One plain function for each autograd Function, so that the same call has the same target every time."""
 
     def apply(*args: Any) -> Any:
-        return kind.apply(*args)
+        return kind.apply(*args)  # type: ignore[no-untyped-call]  # torch leaves it so
 
     apply.__name__ = apply.__qualname__ = kind.__name__
     apply.__module__ = kind.__module__

@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def untouched_world() -> Iterator[None]:
-    """RNG state, grad mode, default dtype, quantized engine, thread count, warning filters and cwd are as before after it.
+    """RNG state, grad mode, default dtype, engine, thread count, warning filters and cwd stay what they are.
 
     Filters are kept by hand, not by `warnings.catch_warnings`: that also resets every "already warned" registry, so
     the caller would see its own once-only warnings twice.

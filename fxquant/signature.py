@@ -1,4 +1,4 @@
-"""The model's call signature: the user's arguments ⇄ the tensor leaves that the graph takes, and the same for outputs."""
+"""The model's call signature: the user's arguments ⇄ the tensor leaves of the graph, and the same for outputs."""
 
 from __future__ import annotations
 

@@ -17,21 +17,21 @@ class _Record:
     kind: type
     names: tuple[Any, ...]  # keys of the items, or names of the fields
     inner: Structure  # of a list of the values
+    attributes: frozenset[Any]  # the names that are (also) attributes
     rest: dict[str, Any] = dataclasses.field(compare=False, repr=False)  # attributes that are no leaves
 
     def rebuild(self, leaves: Iterator[Any]) -> Any:
         """An instance with these leaves; no constructor of the user's runs."""
         values = self.inner.unflatten([next(leaves) for _ in range(self.inner.size)])
-        made = self.kind.__new__(self.kind)
+        made: Any = object.__new__(self.kind) if not issubclass(self.kind, dict) else self.kind.__new__(self.kind)
         for name, value in self.rest.items():
             object.__setattr__(made, name, value)
         if issubclass(self.kind, dict):
             put = OrderedDict.__setitem__ if issubclass(self.kind, OrderedDict) else dict.__setitem__
             for name, value in zip(self.names, values, strict=True):
                 put(made, name, value)
-        fields = {field.name for field in dataclasses.fields(self.kind)} if dataclasses.is_dataclass(self.kind) else ()
         for name, value in zip(self.names, values, strict=True):
-            if name in fields:
+            if name in self.attributes:
                 object.__setattr__(made, name, value)
         return made
 
@@ -113,7 +113,9 @@ def _take_apart(value: Any, path: str) -> tuple[list[Any], list[str], _Record]:
         paths.extend(below_paths)
     rest = {name: kept for name, kept in getattr(value, "__dict__", {}).items() if name not in items}
     inner = flatten(list(items.values()))[1]
-    return leaves, paths, _Record(type(value), tuple(items), inner, rest)
+    mirrored = getattr(value, "__dict__", {}) if isinstance(value, dict) else items
+    attributes = frozenset(name for name in items if name in mirrored)
+    return leaves, paths, _Record(type(value), tuple(items), inner, attributes, rest)
 
 
 def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:

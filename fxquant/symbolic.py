@@ -13,15 +13,16 @@ import torch
 from torch import fx, nn
 
 from fxquant.arguments import signature_of
+from fxquant.constants import constant_of
 from fxquant.errors import ExampleInputError, FxQuantError, ResourceError, UntraceableError
 from fxquant.graphmodule import build, fetch
-from fxquant.leaves import is_leaf_by_default, named_leaves
+from fxquant.leaves import is_leaf_by_default, named_leaves, tell_unused
 from fxquant.ledger import Ledger
 from fxquant.location import of_frame, of_function, of_traceback
 from fxquant.origin import mark, scope
 from fxquant.program import Program, Stage
 from fxquant.mutations import watched
-from fxquant.proxies import RecordedProxy, StateProxy, is_sizelike
+from fxquant.proxies import ARITHMETIC, RecordedProxy, StateProxy, is_sizelike
 from fxquant.ranks import Ranks
 from fxquant.recording import proxy_in, recorded_calls, shadowed_isinstance
 from fxquant.signature import Constant, Leaf, Signature
@@ -39,9 +40,10 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
     signature, example = signature_of(model, request.example_args, request.example_kwargs, request.concrete_args)
     tracer = SymbolicTracer(model, signature, leaf_ids, example, ledger)
     graph = _traced(tracer, example)
+    _drop_unread(graph)
     graph_module = build(tracer.root, graph, type(model).__name__, ledger)
     _open_rows(graph_module, ledger)
-    _tell_unused(model, tracer, ledger)
+    tell_unused(model, tracer.called, tracer.leaf_ids, tracer.fetched, ledger)
     inputs = signature.inputs
     if tracer.ranks.is_asked:
         ranks = iter([tensor.dim() for tensor in example or ()])
@@ -70,6 +72,17 @@ def _traced(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> f
     except Exception as error:
         _check_example_runs(tracer, example)
         raise untraceable(error, module=tracer.failed_in or "", model=name) from error
+
+
+def _drop_unread(graph: fx.Graph) -> None:
+    """Sizes and state that only steered Python (an assertion, a branch on a flag) are no part of the computation."""
+    for node in reversed(list(graph.nodes)):
+        if (
+            not node.users
+            and node.op not in ("output", "placeholder")
+            and (node.op == "get_attr" or node.target in ARITHMETIC or is_sizelike(node))
+        ):
+            graph.erase_node(node)
 
 
 def _check_example_runs(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> None:
@@ -216,7 +229,7 @@ class SymbolicTracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, type_expr: Any = None
     ) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, name)
-        at = of_frame(sys._getframe(1), stop=_STOP) if kind != "placeholder" else None
+        at = of_frame(sys._getframe(1), stop=_STOP) if kind not in ("placeholder", "output") else None
         mark(node, at=at or of_function(self.model.forward), scope_name=self.scope.module_path)
         return node
 
@@ -240,12 +253,23 @@ class SymbolicTracer(fx.Tracer):
 
     # What tracing can be asked for --------------------------------------------------------------------------------
 
+    @property
+    def fetched(self) -> tuple[str, ...]:
+        """Names of the parameters and buffers that the graph reads by itself."""
+        return tuple(self._states)
+
     def rank_of(self, node: fx.Node) -> int | None:
+        """The number of dimensions of a value, where an example tells it."""
         return self.ranks.of(node)
 
+    def constant_of(self, node: fx.Node) -> Any | None:
+        """The value of what depends on parameters and buffers alone."""
+        return constant_of(node, lambda target: fetch(self.root, target))
+
     def to_bool(self, obj: fx.Proxy) -> bool:
-        if isinstance(obj, StateProxy) and obj.tensor.numel() == 1:
-            return bool(obj.tensor)
+        constant = self.constant_of(obj.node)
+        if constant is not None:
+            return bool(constant)
         frame = sys._getframe(1).f_back  # over Proxy.__bool__ to the line that asks
         statement = asserts(frame) if is_sizelike(obj.node) else None
         if statement is None:
@@ -275,26 +299,3 @@ def _open_rows(graph_module: fx.GraphModule, ledger: Ledger) -> None:
             ledger.open(node.name, module=target, op=type(modules[target]).__name__)
         elif node.op in ("call_function", "call_method"):
             ledger.open(node.name, module=scope(node), op=getattr(node.target, "__name__", str(node.target)))
-
-
-def _tell_unused(model: nn.Module, tracer: SymbolicTracer, ledger: Ledger) -> None:
-    """Submodules with weights that forward() does not reach: they are not in the compiled model."""
-    fetched = tuple(f"{name}" for name in tracer._states)
-    for name, module in model.named_modules():
-        has_own = next(module.parameters(recurse=False), None) is not None
-        inside = any(
-            id(parent) in tracer.called and tracer.is_leaf_module(parent, "") for parent in _parents(model, name)
-        )
-        if name and has_own and id(module) not in tracer.called and not inside:
-            if not any(target.rpartition(".")[0] == name for target in fetched):
-                ledger.notice(
-                    "FXQ227", f"submodule '{name}' is not used by forward(): it is left out", module=name
-                )  # fmt: skip
-
-
-def _parents(model: nn.Module, name: str) -> list[nn.Module]:
-    found, path = [], model
-    for atom in name.split(".")[:-1]:
-        path = path._modules[atom]  # type: ignore[assignment]
-        found.append(path)
-    return found

@@ -71,7 +71,7 @@ def asserts(frame: FrameType | None) -> Location | None:
     if line is None or column is None:
         return None
     for statement in _assertions(code.co_filename):
-        tests = statement.test.values if _is_and(statement.test) else [statement.test]
+        tests = _conjuncts(statement.test)
         for test in tests:
             is_there = (test.lineno, test.col_offset) <= (line, column) and (end or line, end_column or column) <= (
                 test.end_lineno or test.lineno,
@@ -82,8 +82,8 @@ def asserts(frame: FrameType | None) -> Location | None:
     return None
 
 
-def _is_and(test: ast.expr) -> bool:
-    return isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And)
+def _conjuncts(test: ast.expr) -> list[ast.expr]:
+    return test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
 
 
 def _assertions(file: str) -> list[ast.Assert]:
