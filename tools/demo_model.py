@@ -84,19 +84,28 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DigitsNet()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.02)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=4e-3, total_steps=epochs * -(-len(digits.train_labels) // 64)
+            optimizer, max_lr=2e-3, total_steps=epochs * -(-len(digits.train_labels) // 64)
         )
         for epoch in range(epochs):
             for picked in torch.randperm(len(digits.train_labels)).split(64):
-                loss = nn.functional.cross_entropy(model(digits.train_images[picked]), digits.train_labels[picked])
+                loss = _loss(model(_shifted(digits.train_images[picked])), digits.train_labels[picked])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
             on_epoch(epoch)
     return model.eval()
+
+
+_loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+
+
+def _shifted(images: torch.Tensor) -> torch.Tensor:
+    """The batch moved by at most one pixel each way: worth one point of accuracy on so few pictures."""
+    right, down = torch.randint(-1, 2, (2,)).tolist()
+    return images.roll((down, right), (2, 3))
 
 
 def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
