@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from fxquant.tools.bench.digits import Measured
+    from rich.table import Table
 
 
 @click.command()

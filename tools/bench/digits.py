@@ -8,7 +8,6 @@ from time import perf_counter
 from typing import Any
 
 import click
-
 from fxquant.tools.bench.report import Check, show
 
 BATCH_SIZE = 64
@@ -57,12 +56,12 @@ def measure(
 ) -> Measured:
     """Train, compile, compare. ClickException where scikit-learn is missing."""
     import torch
-
-    import fxquant
-    from fxquant.numerics import sqnr_db
     from fxquant.sizes import size_bytes
     from fxquant.tools import demo_model
     from fxquant.tools.bench.timing import interleaved, ratio
+
+    import fxquant
+    from fxquant.numerics import sqnr_db
 
     digits = _load_digits()
     started = perf_counter()
@@ -117,9 +116,7 @@ def _load_digits() -> Any:
 def main(seeds: tuple[int, ...], epochs: int, preset: str, target: str, as_json: bool) -> None:
     """Digits: int8 within half a point of float32, at most 0.30 of its size."""
     checks = [
-        check
-        for seed in seeds
-        for check in measure(seed=seed, epochs=epochs, preset=preset, target=target).checks()
+        check for seed in seeds for check in measure(seed=seed, epochs=epochs, preset=preset, target=target).checks()
     ]
     show("digits", checks, as_json=as_json)
 

@@ -6,7 +6,6 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import click
-
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def main(
     from fxquant.tools.bench.zoo import load_zoo, pick
 
     rounds = min(rounds, 5) if quick else rounds
-    options = ("--engine", engine_name, "--batches", str(batches), "--batch-size", str(batch_size))
+    options: tuple[str, ...] = ("--engine", engine_name, "--batches", str(batches), "--batch-size", str(batch_size))
     options += ("--quick",) * quick + (("--tests", tests) if tests else ())
     checks: list[Check] = []
     for name, case in pick(load_zoo(tests), models).items():
@@ -53,9 +52,9 @@ def main(
 
 def _quality_and_latency(name: str, job: Job, case: Any, *, full: bool, rounds: int) -> list[Check]:
     import torch
+    from fxquant.tools.bench.timing import interleaved, ratio
 
     from fxquant.numerics import sqnr_db
-    from fxquant.tools.bench.timing import interleaved, ratio
     from fxquant.torch_ao import engine
 
     ours, raw = job.quantize("fxquant"), job.quantize("raw")
