@@ -1,4 +1,4 @@
-"""What raw FX gets wrong in silence, beside what fxquant makes of it; the yardstick is a twin that raw FX gets right."""
+"""What raw FX gets wrong in silence beside what fxquant makes of it; the yardstick is a twin that raw FX gets right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What starting costs: `fxquant --help`, and `import fxquant` over `import torch`, in fresh interpreters that take turns."""
+"""What starting costs: `fxquant --help`, and `import fxquant` over `import torch`, in fresh interpreters."""
 
 from __future__ import annotations
 

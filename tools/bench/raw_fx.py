@@ -1,4 +1,4 @@
-"""fxquant against raw prepare_fx / convert_fx: SQNR, latency, compile time, peak memory on the same mapping and data."""
+"""fxquant against raw prepare_fx and convert_fx: SQNR, latency, compile time and peak memory."""
 
 from __future__ import annotations
 
