@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,12 @@ def _ledger(rows: list[Mapping[str, str]]) -> Table:
     table = Table(title="the ledger: what each layer asked for, what it got, and why")
     for heading in ("layer", "op", "asked", "got", "why"):
         table.add_column(heading, overflow="fold")
+    calls = Counter(row["module"] for row in rows if row["site"])
     for row in rows:
         why = " ".join(part for part in (row["code"], row["reason"]) if part)
-        cells = (row["module"] or row["site"], row["op"], row["requested"], row["effective"], why)
+        at = (
+            f" at {row['site']}" if row["site"] and calls[row["module"]] > 1 else ""
+        )  # a shared module has several rows
+        cells = (f"{row['module']}{at}" or row["site"], row["op"], row["requested"], row["effective"], why)
         table.add_row(*(Text(cell) for cell in cells))  # names are the user's text, never markup
     return table
