@@ -90,9 +90,7 @@ def _ledger(rows: list[Mapping[str, str]]) -> Table:
     calls = Counter(row["module"] for row in rows if row["site"])
     for row in rows:
         why = " ".join(part for part in (row["code"], row["reason"]) if part)
-        at = (
-            f" at {row['site']}" if row["site"] and calls[row["module"]] > 1 else ""
-        )  # a shared module has several rows
+        at = f" at {row['site']}" if row["site"] and calls[row["module"]] > 1 else ""  # shared
         cells = (f"{row['module']}{at}" or row["site"], row["op"], row["requested"], row["effective"], why)
         table.add_row(*(Text(cell) for cell in cells))  # names are the user's text, never markup
     return table

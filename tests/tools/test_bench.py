@@ -70,7 +70,7 @@ def test_without_a_checkout_the_zoo_says_where_it_looked(tmp_path):
 
 
 def test_an_unknown_model_is_named_beside_the_known_ones():
-    with pytest.raises(click.BadParameter, match="resnet81.*resnet18"):
+    with pytest.raises(click.BadParameter, match=r"resnet81.*resnet18"):
         zoo.pick({"resnet18": None}, "resnet81")
 
 
