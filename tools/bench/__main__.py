@@ -1,0 +1,24 @@
+"""`python -m fxquant.tools.bench`: the list of benches."""
+
+from __future__ import annotations
+
+import click
+
+BENCHES = {
+    "digits": "accuracy and size of the demo's model, float32 against int8",
+    "raw_fx": "SQNR, latency, compile time and peak memory against raw prepare_fx / convert_fx",
+    "facts": "what raw FX gets wrong in silence, beside what fxquant makes of it",
+    "import_time": "`fxquant --help`, and `import fxquant` over `import torch`",
+    "peak_memory": "one model on one side, in this process (raw_fx calls it)",
+}
+
+
+@click.command()
+def main() -> None:
+    """List the benches."""
+    for name, told in BENCHES.items():
+        click.echo(f"python -m fxquant.tools.bench.{name:<12} {told}")
+
+
+if __name__ == "__main__":
+    main()
