@@ -33,12 +33,13 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
     signature, example = _signature(request)
     tracer = _Tracer(signature, request.leaf_modules)
     try:
-        graph = tracer.trace(_Flat(request.model))
+        root = _Flat(request.model)
+        graph = tracer.trace(root)
     except MutationError:
         raise
     except Exception as error:
         raise _untraceable(error, tracer) from error
-    graph_module = fx.GraphModule(request.model, graph, class_name=type(request.model).__name__)
+    graph_module = fx.GraphModule(root, graph, class_name=type(request.model).__name__)
     graph_module.eval()
     _open_rows(graph_module, ledger)
     outputs = replace(signature, output_structure=tracer.output_structure, outputs=tuple(tracer.outputs))
