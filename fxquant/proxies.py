@@ -90,7 +90,7 @@ class RegisteredProxy(TensorProxy):
         return len(self.tensor)
 
     def __iter__(self) -> Iterator[Any]:
-        return (self[index] for index in range(len(self.tensor)))
+        return (operator.getitem(self, index) for index in range(len(self.tensor)))  # type: ignore[call-overload]
 
     def _unwritten(self, *, metadata: bool = False) -> torch.Tensor:
         """The tensor as it is now, which is what forward() would see as long as it has not written to it."""

@@ -188,7 +188,7 @@ class WritesConstant(_Base):
 class DecidesByBuffer(Row7b):
     def forward(self, x):
         self.steps.add_(1)
-        return self.fc(x) if self.steps > 3 else x
+        return self.fc(x) if self.steps else x
 
 
 REFUSED = {
@@ -196,6 +196,7 @@ REFUSED = {
     ReplacesBuffer: "'steps'",
     WritesAttribute: "'cache'",
     WritesConstant: "made itself",
+    DecidesByBuffer: "decides by the value of 'steps'",
 }
 
 

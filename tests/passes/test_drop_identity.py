@@ -57,7 +57,9 @@ def test_a_module_that_gives_its_input_back_is_dropped_and_its_module_deleted(mo
     assert [row.effective for row in ledger.layers] == ["", "removed", ""]
 
 
-@pytest.mark.parametrize("model", [nn.Sequential(nn.Identity()), nn.Sequential(nn.Linear(6, 6), nn.Dropout())], ids=repr)
+@pytest.mark.parametrize(
+    "model", [nn.Sequential(nn.Identity()), nn.Sequential(nn.Linear(6, 6), nn.Dropout())], ids=repr
+)
 def test_at_the_edges_the_output_is_the_input_of_what_was_dropped(model):
     program, _ = assert_pass(DropIdentity(), model, X)
     assert not [node for node in program.graph.nodes if type(program.module_of(node)) in (nn.Identity, nn.Dropout)]
@@ -99,7 +101,9 @@ def test_a_subclass_of_identity_may_do_anything():
     assert len(program.graph.nodes) == 3
 
 
-@pytest.mark.parametrize("function", [lambda self, x: functional.dropout(x), lambda self, x: torch.dropout(x, 0.5, True)])
+@pytest.mark.parametrize(
+    "function", [lambda self, x: functional.dropout(x), lambda self, x: torch.dropout(x, 0.5, True)]
+)
 def test_a_dropout_that_forward_keeps_on_stays_and_is_said(function):
     model = Calls(function).eval()
     program, ledger = run_passes(DropIdentity(), model, X)

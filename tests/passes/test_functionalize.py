@@ -1,4 +1,4 @@
-"""functionalize: what it rewrites, what it leaves, what it refuses. The law over random programs is in a file of its own."""
+"""functionalize: what it rewrites, leaves and refuses. The law over random programs has a file of its own."""
 
 from __future__ import annotations
 
@@ -130,6 +130,55 @@ def _promotes(self, x):
     return y, z
 
 
+def _bits_and_lazy_conjugation(self, x):
+    y = self.fc(x)
+    y.view(torch.int32).bitwise_and_(-65536)
+    z = torch.view_as_complex(y.reshape(4, 3, 2).contiguous())
+    torch.view_as_real(z).mul_(2)
+    z.conj().mul_(1j)
+    return y, z
+
+
+def _residual_with_broadcast(self, x):
+    y = self.fc(x)
+    w = y
+    w -= self.fc.bias
+    y /= 2
+    y **= 2
+    y //= 0.5
+    y @= self.fc.weight
+    return y, w
+
+
+def _dropout_of_the_input(self, x):
+    y = functional.dropout(x, 0.5, self.training)
+    y.mul_(2)
+    return x + y
+
+
+def _fills_an_empty(self, x):
+    out = torch.empty(4, 6)
+    out[:, :3] = self.fc(x)[:, :3]
+    out[:, 3:] = x[:, 3:]
+    return out
+
+
+def _two_layouts(self, x):
+    y = self.fc(x).t()
+    r = y.reshape(-1)
+    r.add_(1)
+    f = torch.flatten(y)
+    f.mul_(3)
+    return y, r, f
+
+
+def _aten(self, x):
+    y = self.fc(x)
+    torch.ops.aten.relu_(y)
+    torch.ops.aten.add_.Tensor(y, x)
+    return y
+
+
 def _swaps(self, x):
     y = self.fc(x)
     a, b = y[:, :3], y[:, 3:]
@@ -139,7 +188,9 @@ def _swaps(self, x):
     return y, a
 
 
-REWRITTEN = [value for name, value in sorted(globals().items()) if name.startswith("_") and callable(value) and name[1] != "_"]
+REWRITTEN = [
+    value for name, value in sorted(globals().items()) if name.startswith("_") and callable(value) and name[1] != "_"
+]
 
 
 @pytest.mark.parametrize("forward", REWRITTEN, ids=lambda function: function.__name__)
