@@ -13,8 +13,10 @@ from torch.nn import functional
 
 from fxquant.aliasing import applied, rewritten, store, stored_buffers, with_item
 from fxquant.errors import MutationError, PassError
-from fxquant.passes._aliases import SAME, VIEWS
+from fxquant.ledger import Ledger
+from fxquant.passes._aliases import SAME, VIEWS, Aliases
 from fxquant.passes.functionalize import Functionalize
+from fxquant.pipeline import Pipeline
 
 X = torch.linspace(-3, 3, 24).reshape(4, 6)
 
@@ -196,6 +198,31 @@ REWRITTEN = [
 @pytest.mark.parametrize("forward", REWRITTEN, ids=lambda function: function.__name__)
 def test_later_readers_see_what_was_written(forward):
     assert_pass(Functionalize(), Runs(forward), X)
+
+
+def test_without_the_aliases_the_numbers_are_wrong(monkeypatch):
+    """The positive control of the tests above."""
+    monkeypatch.setattr(Aliases, "read_after", lambda self, node, position: [])
+    with pytest.raises(AssertionError, match="not equal"):
+        assert_pass(Functionalize(), Runs(_through_slice), X)
+
+
+def test_no_example_is_needed():
+    program, _ = trace(Runs(_through_chunk))
+    program, _ = Pipeline((Functionalize(),)).run(program, Ledger())
+    with torch.no_grad():
+        assert_same(call(program, X), Runs(_through_chunk).eval()(X))
+
+
+def test_the_same_place_stored_twice_is_dropped_and_said():
+    def forward(self, x):
+        y = self.fc(x)
+        y[0] += 1
+        return y
+
+    program, ledger = run_passes(Functionalize(), Runs(forward), X)
+    assert with_item not in {node.target for node in program.graph.nodes}
+    assert [row.effective for row in ledger.layers if row.op == "setitem"] == ["removed"]
 
 
 def test_a_plain_write_becomes_its_plain_twin_and_keeps_its_name_and_line():

@@ -128,7 +128,7 @@ WRITES = {
 
 
 class Straight(nn.Module):
-    """Interprets a drawn program. `steps` are (operation, which tensor, which other); `returned` says what is read last."""
+    """Interprets a drawn program: `steps` are (operation, which tensor, which other), `returned` what is read last."""
 
     def __init__(self, steps, returned) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ def programs(draw):
 
 
 @settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     database=None,
