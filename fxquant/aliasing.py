@@ -39,22 +39,37 @@ def _storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)  # which storage it is; a fake tensor has one too
 
 
+def _raw(tensor: torch.Tensor) -> torch.Tensor:
+    """The numbers as they lie in the storage, where a lazy conjugation or negation stands before them."""
+    tensor = torch._neg_view(tensor) if tensor.is_neg() else tensor
+    return tensor.conj() if tensor.is_conj() else tensor
+
+
+def _lazily_like(raw: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    raw = raw.conj() if tensor.is_conj() else raw
+    return torch._neg_view(raw) if tensor.is_neg() else raw
+
+
+def _start(tensor: torch.Tensor) -> int:
+    return int(tensor.storage_offset())
+
+
 def _end(tensor: torch.Tensor) -> int:
     spans = ((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.storage_offset() + sum(spans) + 1 if tensor.numel() else tensor.storage_offset()
+    return _start(tensor) + int(sum(spans)) + 1 if tensor.numel() else _start(tensor)
 
 
 class _Storage:
     """A copy of the part of a storage that some tensors look at. Gradients flow through the widest of them."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
-        widest = max(tensors, key=torch.Tensor.numel)
+        widest = _raw(max(tensors, key=torch.Tensor.numel))
         self._start = 0
         self._flat: torch.Tensor | None = None
         self._bytes: Any = None
         if all(tensor.dtype == widest.dtype for tensor in tensors):
-            self._start = min(tensor.storage_offset() for tensor in tensors)
-            size = max(_end(tensor) for tensor in tensors) - self._start
+            self._start = min(map(_start, tensors))
+            size = max(map(_end, tensors)) - self._start
             self._flat = widest.as_strided((size,), (1,), self._start).clone()
         else:  # tensor.view(dtype): places are counted in different units, so the storage is copied whole
             self._bytes = copy.deepcopy(widest.detach().untyped_storage())
@@ -62,9 +77,10 @@ class _Storage:
     def like(self, tensor: torch.Tensor) -> torch.Tensor:
         """The view that `tensor` would be of the copy."""
         if self._flat is not None:
-            return self._flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset() - self._start)
+            place = _start(tensor) - self._start
+            return _lazily_like(self._flat.as_strided(tensor.size(), tensor.stride(), place), tensor)
         empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        return empty.set_(self._bytes, tensor.storage_offset(), tensor.size(), tensor.stride())
+        return _lazily_like(empty.set_(self._bytes, _start(tensor), tensor.size(), tensor.stride()), tensor)
 
 
 def with_item(tensor: torch.Tensor, index: Any, value: Any) -> torch.Tensor:

@@ -118,7 +118,7 @@ class Aliases:
         if self._gives_number(node):
             self._numbers.add(node)
         elif write is not None and write.kind is not Kind.UNKNOWN and write.written not in self._numbers:
-            self._object[node] = write.written
+            self._object[node] = self.object_of(write.written)
         elif node.op == "get_attr":
             self._add_attribute(node, storages)
         else:

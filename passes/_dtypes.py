@@ -44,9 +44,9 @@ class _Dtypes(fx.Interpreter):
     def of(self, leaves: tuple[torch.Tensor, ...]) -> dict[fx.Node, torch.dtype]:
         from torch._subclasses.fake_tensor import FakeTensorMode  # late: it is slow to import
 
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            with suppress(RuntimeError, TypeError, ValueError):  # an op that needs values: what came before it holds
-                self.run(*(mode.from_tensor(leaf) for leaf in leaves))
+        needs_values = suppress(RuntimeError, TypeError, ValueError)  # an op stops the run: what came before it holds
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad(), needs_values:
+            self.run(*(mode.from_tensor(leaf) for leaf in leaves))
         return self._found
 
     def run_node(self, n: fx.Node) -> Any:

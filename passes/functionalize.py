@@ -209,7 +209,7 @@ class _Rewrite:
             return
         if id(module) not in self._modules:
             fresh = copy.copy(module)
-            fresh.inplace = False
+            setattr(fresh, "inplace", False)  # noqa: B010 - nn.Module is typed to hold tensors and modules only
             self._modules[id(module)] = fresh
         self._program.graph_module.set_submodule(name, self._modules[id(module)])
 

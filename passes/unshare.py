@@ -16,7 +16,7 @@ from fxquant.ledger import Ledger
 from fxquant.origin import site_of
 from fxquant.pipeline import Pass
 from fxquant.program import Program, Stage
-from fxquant.sizes import ties
+from fxquant.sizes import size_bytes, ties
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def _split(graph_module: fx.GraphModule, sites: list[fx.Node], ledger: Ledger) -
         names.append(name if name not in names else _free_name(graph_module, name))
         site.target = names[-1]
         put(graph_module, names[-1], same_tensors(module))
+    if size_bytes(module) == 0:  # a ReLU at many sites: its copies are nothing to know about
+        return
     told = ", ".join(f"'{name}' at {site_of(site)}" for name, site in zip(names, sites, strict=True))
     ledger.notice(
         "FXQ218",

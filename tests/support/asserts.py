@@ -39,7 +39,8 @@ def assert_pass(
     """The laws every float-to-float pass keeps: numbers, origins, no orphans, twice is like once, the model untouched."""
     model = model.eval()
     before = fingerprint(model)
-    expected = model(*copy.deepcopy(args), **copy.deepcopy(kwargs))
+    with torch.no_grad():
+        expected = model(*copy.deepcopy(args), **copy.deepcopy(kwargs))
     traced, _ = trace(model, *args, **kwargs)
     program, ledger = run_passes(step, model, *args, **kwargs)
     once = snapshot_of(program.graph_module)
