@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fxquant.tools.bench.digits import Measured
     from rich.table import Table
+
+    from fxquant.tools.bench.digits import Measured
 
 
 @click.command()

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import pytest
 import torch
-from support.asserts import assert_no_orphans, assert_pass, assert_same, fingerprint, untouched, world
-from support.tracing import trace
 from torch import nn
 
 from fxquant.origin import carry
 from fxquant.pipeline import Pass
+from support.asserts import assert_no_orphans, assert_pass, assert_same, fingerprint, untouched, world
+from support.tracing import trace
 
 X = torch.linspace(-2, 2, 6).reshape(2, 3)
 

@@ -7,15 +7,15 @@ from functools import partial
 
 import pytest
 import torch
-from support import shapes
-from support.asserts import assert_same, untouched
-from support.tracing import call, trace
 from torch import nn
 
 from fxquant import origin
 from fxquant.capture import CaptureRequest, capture
 from fxquant.errors import ExampleInputError, RecipeError, ResourceError, UnknownTargetError, UntraceableError
 from fxquant.ledger import Ledger
+from support import shapes
+from support.asserts import assert_same, untouched
+from support.tracing import call, trace
 
 torch.set_num_threads(1)
 

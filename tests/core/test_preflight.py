@@ -7,12 +7,12 @@ import warnings
 
 import pytest
 import torch
-from support.asserts import assert_same, untouched
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from fxquant import errors, preflight
 from fxquant.ledger import Ledger
+from support.asserts import assert_same, untouched
 
 
 class Net(nn.Module):

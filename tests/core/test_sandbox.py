@@ -7,9 +7,9 @@ import warnings
 
 import pytest
 import torch
-from support.asserts import world
 
 from fxquant.sandbox import untouched_world
+from support.asserts import world
 
 
 def _disturb(folder) -> None:

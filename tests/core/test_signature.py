@@ -6,12 +6,12 @@ import inspect
 
 import pytest
 import torch
-from support.tracing import call, trace
 from torch import nn
 
 from fxquant.capture import CaptureRequest, capture
 from fxquant.errors import ExampleInputError, FxQuantError
 from fxquant.ledger import Ledger
+from support.tracing import call, trace
 
 
 class Keyword(nn.Module):

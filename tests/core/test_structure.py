@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.shapes import Detection, Output, Pair
 
 from fxquant.structure import flatten, flatten_with_paths, map_leaves
+from support.shapes import Detection, Output, Pair
 
 
 @dataclass(frozen=True, slots=True)

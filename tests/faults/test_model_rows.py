@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from support import shapes
-from support.asserts import assert_same, untouched
-from support.tracing import call, trace
 from torch import nn
 
 from fxquant import errors, preflight
 from fxquant.capture import CaptureRequest, capture
 from fxquant.ledger import Ledger
+from support import shapes
+from support.asserts import assert_same, untouched
+from support.tracing import call, trace
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

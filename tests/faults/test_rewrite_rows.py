@@ -6,8 +6,6 @@ import copy
 
 import pytest
 import torch
-from support.asserts import assert_same, untouched
-from support.tracing import call, run_passes, trace
 from torch import nn
 from torch.nn import functional
 
@@ -17,6 +15,8 @@ from fxquant.passes.functionalize import Functionalize
 from fxquant.passes.unshare import Unshare
 from fxquant.plan import Decision, Mode, QuantPlan
 from fxquant.sizes import size_bytes
+from support.asserts import assert_same, untouched
+from support.tracing import call, run_passes, trace
 
 X = torch.linspace(-2, 2, 24).reshape(4, 6)
 REWRITES = (Functionalize(), Unshare(), DropIdentity())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.asserts import assert_pass
-from support.tracing import call, run_passes, trace
 from torch import nn
 from torch.nn import functional
 
 from fxquant.errors import PassError
 from fxquant.passes.drop_identity import DropIdentity
+from support.asserts import assert_pass
+from support.tracing import call, run_passes, trace
 
 X = torch.linspace(-2, 2, 24).reshape(4, 6)
 

@@ -6,8 +6,6 @@ import operator
 
 import pytest
 import torch
-from support.asserts import assert_pass, assert_same, untouched
-from support.tracing import call, run_passes, trace
 from torch import nn
 from torch.nn import functional
 
@@ -17,6 +15,8 @@ from fxquant.ledger import Ledger
 from fxquant.passes._aliases import SAME, VIEWS, Aliases
 from fxquant.passes.functionalize import Functionalize
 from fxquant.pipeline import Pipeline
+from support.asserts import assert_pass, assert_same, untouched
+from support.tracing import call, run_passes, trace
 
 X = torch.linspace(-3, 3, 24).reshape(4, 6)
 

@@ -7,12 +7,12 @@ import copy
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from support.asserts import assert_same, fingerprint
-from support.tracing import call, run_passes
 from torch import nn
 from torch.nn import functional
 
 from fxquant.passes.functionalize import Functionalize
+from support.asserts import assert_same, fingerprint
+from support.tracing import call, run_passes
 
 # Each works on a tensor and on its shadow, an eager tensor of the same shape and strides that tells what is legal.
 VIEWS = {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.asserts import assert_pass, assert_same
-from support.tracing import call, run_passes, trace
 from torch import nn
 
 from fxquant.capture import CaptureRequest, capture
@@ -14,6 +12,8 @@ from fxquant.ledger import Ledger
 from fxquant.passes.unshare import Unshare
 from fxquant.pipeline import Pipeline
 from fxquant.sizes import size_bytes, ties
+from support.asserts import assert_pass, assert_same
+from support.tracing import call, run_passes, trace
 
 X = torch.linspace(-2, 2, 24).reshape(4, 6)
 

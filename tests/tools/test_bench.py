@@ -8,6 +8,7 @@ import math
 import click
 import pytest
 from click.testing import CliRunner
+
 from fxquant.tools.bench import zoo
 from fxquant.tools.bench.__main__ import BENCHES, main
 from fxquant.tools.bench.report import Check, show

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 import click
+
 from fxquant.tools.bench.report import Check, show
 
 BATCH_SIZE = 64
@@ -56,12 +57,12 @@ def measure(
 ) -> Measured:
     """Train, compile, compare. ClickException where scikit-learn is missing."""
     import torch
-    from fxquant.sizes import size_bytes
-    from fxquant.tools import demo_model
-    from fxquant.tools.bench.timing import interleaved, ratio
 
     import fxquant
     from fxquant.numerics import sqnr_db
+    from fxquant.sizes import size_bytes
+    from fxquant.tools import demo_model
+    from fxquant.tools.bench.timing import interleaved, ratio
 
     digits = _load_digits()
     started = perf_counter()

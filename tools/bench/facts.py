@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def main(engine_name: str, tests: str | None, as_json: bool) -> None:
 
 def _case(name: str, case: Any, engine_name: str) -> list[Check]:
     import torch
+
     from fxquant.tools.bench.sides import Job
 
     model, batches, inputs = case.make(), case.batches(8, 16), case.inputs(1000, 16)  # a calibrated batch: no clipping

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import click
+
 from fxquant.tools.bench.report import Check, show
 from fxquant.tools.bench.timing import Timing, interleaved_once
 

@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ def main(
 
 def _quality_and_latency(name: str, job: Job, case: Any, *, full: bool, rounds: int) -> list[Check]:
     import torch
-    from fxquant.tools.bench.timing import interleaved, ratio
 
     from fxquant.numerics import sqnr_db
+    from fxquant.tools.bench.timing import interleaved, ratio
     from fxquant.torch_ao import engine
 
     ours, raw = job.quantize("fxquant"), job.quantize("raw")
