@@ -7,7 +7,7 @@ them. So no table of views and their inverses is needed, and a reshape that had 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -107,3 +107,14 @@ def stored_buffers(graph: fx.Graph) -> tuple[str, ...]:
     """The buffers that each call changes, in order."""
     stores = (node.args[0] for node in graph.nodes if node.op == "call_function" and node.target is store)
     return tuple(dict.fromkeys(str(buffer.target) for buffer in stores if isinstance(buffer, fx.Node)))
+
+
+def saved_buffers(graph_module: fx.GraphModule) -> dict[str, torch.Tensor]:
+    """Copies of the buffers that each call changes, for `restore_buffers` after calls that are not the user's."""
+    return {name: graph_module.get_buffer(name).clone() for name in stored_buffers(graph_module.graph)}
+
+
+def restore_buffers(graph_module: fx.GraphModule, saved: Mapping[str, torch.Tensor]) -> None:
+    """Put back what `saved_buffers` copied."""
+    for name, value in saved.items():
+        graph_module.get_buffer(name).copy_(value)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
+from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.errors import (
     CalibrationShapeError,
     DegenerateRangeError,
@@ -58,10 +59,16 @@ def has_observers(program: Program) -> bool:
     return next(observers_in(program), None) is not None
 
 
-def few_rows(leaves: tuple[torch.Tensor, ...], rows: int = 2) -> tuple[torch.Tensor, ...]:
-    """The first rows of a batch, where all its tensors share a leading size; else all of it."""
+def run_on_few(interpreter: fx.Interpreter, leaves: tuple[torch.Tensor, ...], rows: int = 2) -> tuple[torch.Tensor, ...]:
+    """Run on the first rows of a batch, where its tensors share a leading size and the model takes fewer; else on all."""
     sizes = {leaf.shape[0] if leaf.dim() > 0 else None for leaf in leaves}
-    return tuple(leaf[:rows] for leaf in leaves) if len(sizes) == 1 and None not in sizes else leaves
+    few = tuple(leaf[:rows] for leaf in leaves) if len(sizes) == 1 and None not in sizes else leaves
+    try:
+        interpreter.run(*few)
+        return few
+    except Exception:  # perhaps it insists on its batch size; what fails on the whole batch too is raised from there
+        interpreter.run(*leaves)
+        return leaves
 
 
 @dataclass(slots=True)
@@ -73,13 +80,21 @@ class Observing:
     batches: int = 0
     samples: int = 0
     example: tuple[torch.Tensor, ...] | None = None
+    _buffers: Mapping[str, torch.Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._buffers = saved_buffers(self.program.graph_module)
+
+    def finish(self) -> Program:
+        """The program with its example, and with the buffers that forward() changes as they were before it was fed."""
+        restore_buffers(self.program.graph_module, self._buffers)
+        return replace(self.program, example_leaves=self.example or self.program.example_leaves)
 
     def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """The float result of one batch, seen by the observers. FXQ302 and FXQ304 name the batch and the layer."""
         _check_inputs(self.program, leaves, self.batches)
         if self.example is None:
             self._drop_integer_observers(leaves)
-            self.example = tuple(leaf.detach().clone() for leaf in few_rows(leaves))
         result = observe(self.program, leaves, batch=self.batches)
         self.batches += 1
         self.samples += samples_in(leaves)
@@ -87,7 +102,76 @@ class Observing:
 
     def _drop_integer_observers(self, leaves: tuple[torch.Tensor, ...]) -> None:
         """Observers of counts, indices and masks go: only floating-point values are quantized."""
-        found = self._dtypes(leaves)
+        found = self._probed(leaves)
+        for node, _ in list(observers_in(self.program)):
+            source = node.all_input_nodes[0]
+            if not found.get(source, torch.float32).is_floating_point:
+                dtype = str(found[source]).removeprefix("torch.")
+                self.ledger.decline("FXQ209", source, why=f"its values are {dtype}: only float32 values are quantized")
+                node.replace_all_uses_with(source)
+                self.program.graph.erase_node(node)
+        self.program.graph_module.recompile()
+
+    def _probed(self, leaves: tuple[torch.Tensor, ...]) -> dict[fx.Node, torch.dtype]:
+        """The dtype of each tensor, and the example rows that told it."""
+        probe = _Dtypes(self.program.graph_module)
+        try:
+            with quiet(), torch.no_grad():
+                self.example = tuple(leaf.detach().clone() for leaf in run_on_few(probe, leaves))
+        except Exception as error:
+            raise _diagnose(self.program, leaves, self.batches, error) from error
+        return probe.found
+
+
+def has_observers(program: Program) -> bool:
+    """Is there anything to calibrate?"""
+    return next(observers_in(program), None) is not None
+
+
+def run_on_few(interpreter: fx.Interpreter, leaves: tuple[torch.Tensor, ...], rows: int = 2) -> tuple[torch.Tensor, ...]:
+    """Run on the first rows of a batch, where its tensors share a leading size and the model takes fewer; else on all."""
+    sizes = {leaf.shape[0] if leaf.dim() > 0 else None for leaf in leaves}
+    few = tuple(leaf[:rows] for leaf in leaves) if len(sizes) == 1 and None not in sizes else leaves
+    try:
+        interpreter.run(*few)
+        return few
+    except Exception:  # perhaps it insists on its batch size; what fails on the whole batch too is raised from there
+        interpreter.run(*leaves)
+        return leaves
+
+
+@dataclass(slots=True)
+class Observing:
+    """A PREPARED program that is being fed: runs batches, counts them, and keeps an example."""
+
+    program: Program
+    ledger: Ledger
+    batches: int = 0
+    samples: int = 0
+    example: tuple[torch.Tensor, ...] | None = None
+    _buffers: Mapping[str, torch.Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._buffers = saved_buffers(self.program.graph_module)
+
+    def finish(self) -> Program:
+        """The program with its example, and with the buffers that forward() changes as they were before it was fed."""
+        restore_buffers(self.program.graph_module, self._buffers)
+        return replace(self.program, example_leaves=self.example or self.program.example_leaves)
+
+    def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The float result of one batch, seen by the observers. FXQ302 and FXQ304 name the batch and the layer."""
+        _check_inputs(self.program, leaves, self.batches)
+        if self.example is None:
+            self._drop_integer_observers(leaves)
+        result = observe(self.program, leaves, batch=self.batches)
+        self.batches += 1
+        self.samples += samples_in(leaves)
+        return result
+
+    def _drop_integer_observers(self, leaves: tuple[torch.Tensor, ...]) -> None:
+        """Observers of counts, indices and masks go: only floating-point values are quantized."""
+        found = self._probed(leaves)
         for node, _ in list(observers_in(self.program)):
             source = node.all_input_nodes[0]
             if not found.get(source, torch.float32).is_floating_point:

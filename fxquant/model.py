@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,8 +97,7 @@ class CompiledModel(nn.Module):
                 "nothing was seen: the model was not called since it was compiled",
                 hint="call it on some batches first, give calibration_data=, or use the preset 'int8-dynamic'",
             )
-        fed = replace(self._program, example_leaves=self._fed.example)
-        self._program, records = self._finish(fed, self._fed.samples)
+        self._program, records = self._finish(self._fed.finish(), self._fed.samples)
         self._history = (*self._history, *records)
         return self
 

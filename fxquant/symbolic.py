@@ -94,7 +94,7 @@ def _check_example_runs(tracer: SymbolicTracer, example: Sequence[torch.Tensor] 
             tracer.call_model(copy.deepcopy(tracer.model), [tensor.clone() for tensor in example])
     except Exception as error:
         raise ExampleInputError(
-            "FXQ109",
+            "FXQ113",
             f"{type(tracer.model).__name__} itself fails on the example inputs: {type(error).__name__}: {error}",
             hint="pass example_inputs that the model can be called with",
             where=of_traceback(error.__traceback__),
@@ -274,7 +274,7 @@ class SymbolicTracer(fx.Tracer):
         statement = asserts(frame) if is_sizelike(obj.node) else None
         if statement is None:
             return super().to_bool(obj)
-        self.ledger.notice("FXQ214", f"an assertion about sizes is not part of the compiled model: {statement}")
+        self.ledger.notice("FXQ219", f"an assertion about sizes is not part of the compiled model: {statement}")
         return True
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxquant.aliasing import restore_buffers, saved_buffers
+from fxquant.calibration import run_on_few
 from fxquant.passes._native_graph import Lowered, is_activation_quantize
 
 MAX_STEPS = 1  # codes; ties round either way
-_SAMPLES = 2  # rows of the example that are enough to compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def mismatches(
     canonical: fx.GraphModule, lowered: Lowered, leaves: tuple[Tensor, ...], target: str
 ) -> tuple[Mismatch, ...]:
     """The canonical nodes (layers, not their quantizes) whose lowered op is more than one code off."""
-    steps = _compare(canonical, lowered, _few(canonical, leaves))
+    steps = _compare(canonical, lowered, leaves)
     return tuple(
         Mismatch(_layers(node, lowered), difference, target)
         for node, difference in steps.items()
@@ -83,21 +84,14 @@ def mismatches(
 
 
 def _compare(canonical: fx.GraphModule, lowered: Lowered, leaves: tuple[Tensor, ...]) -> dict[fx.Node, float]:
-    recorder = _Recorder(canonical, set(lowered.counterpart.values()))
-    checker_leaves = tuple(leaf.clone() for leaf in leaves)
+    recorder, buffers = _Recorder(canonical, set(lowered.counterpart.values())), saved_buffers(canonical)
     with torch.no_grad():
-        recorder.run(*leaves)
+        leaves = run_on_few(recorder, leaves)
+        restore_buffers(canonical, buffers)  # the lowered graph holds the same ones
         checker = _Checker(lowered, recorder.found)
-        checker.run(*checker_leaves)
+        checker.run(*leaves)
+        restore_buffers(canonical, buffers)
     return checker.steps
-
-
-def _few(canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The first rows, where all inputs share a leading size and the model runs on fewer; else all of it."""
-    sizes = {leaf.shape[0] for leaf in leaves if leaf.dim() > 0}
-    if len(sizes) != 1 or any(leaf.dim() == 0 for leaf in leaves) or sizes == {1}:
-        return leaves
-    return tuple(leaf[:_SAMPLES] for leaf in leaves)
 
 
 def _layers(node: fx.Node, lowered: Lowered) -> tuple[fx.Node, ...]:

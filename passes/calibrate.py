@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -60,7 +60,7 @@ class Calibrate(Pass):
                 hint="give calibration_data=, call the model before convert(), or use the preset 'int8-dynamic'",
             )
         judge(program, ledger, samples=fed.samples)
-        return replace(program, stage=Stage.CALIBRATED, example_leaves=fed.example or program.example_leaves)
+        return fed.finish().at(Stage.CALIBRATED)
 
     def _feed(self, fed: Observing) -> None:
         data = self.data if isinstance(self.data, Batches) else Batches(self.data)

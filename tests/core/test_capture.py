@@ -220,7 +220,7 @@ def test_ranks_are_fixed_only_where_the_code_asks():
     assert trace(shapes.UNet(), torch.randn(1, 1, 8, 8))[0].signature.tensor_leaves[0].rank is None
     program, ledger = trace(shapes.Guards(), torch.randn(2, 4))
     assert program.signature.tensor_leaves[0].rank == 2
-    assert [row.code for row in ledger.notices] == ["FXQ214"]
+    assert [row.code for row in ledger.notices] == ["FXQ219"]
     with pytest.raises(ExampleInputError, match="FXQ107 argument 'x' has 3 dimensions"):
         call(program, torch.randn(2, 4, 1))
 
@@ -251,7 +251,7 @@ def test_nested_too_deep_is_typed():
 
 
 def test_a_model_that_fails_on_its_example_is_told_so():
-    with pytest.raises(ExampleInputError, match=r"FXQ109 _Failing itself fails.*no good"):
+    with pytest.raises(ExampleInputError, match=r"FXQ113 _Failing itself fails.*no good"):
         trace(_Failing(), torch.ones(1))
 
 

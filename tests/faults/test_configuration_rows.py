@@ -140,7 +140,7 @@ def test_row_33_gives_the_three_nearest_names():
 
 def test_row_34_a_regex_that_matches_everything_is_noticed():
     _, ledger = plan(mapping("module_name_regex", ".*", per_channel_dynamic_qconfig))
-    assert [row.code for row in ledger.notices] == ["FXQ111"]
+    assert [row.code for row in ledger.notices] == ["FXQ114"]
     assert "regex '.*' matches every call" in ledger.notices[0].reason
 
 
