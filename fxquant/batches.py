@@ -1,7 +1,7 @@
 """What a user may hand in as calibration data, read as calls of the model.
 
-A tensor is one argument, a tuple the arguments, a dict the keywords, `(args, kwargs)` both. A list, DataLoader, generator or any
-other iterable holds batches. A labelled `(x, y)` for a one-input model is recognized.
+A tensor is one argument, a tuple the arguments, a dict the keywords, `(args, kwargs)` both. A list, DataLoader,
+generator or any other iterable holds batches. A labelled `(x, y)` for a one-input model is recognized.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Running observers over data, and judging what they saw: non-finite values, empty and overflowing ranges are errors."""
+"""Running observers over data, and judging what they saw: NaN, infinities, empty and overflowing ranges are errors."""
 
 from __future__ import annotations
 
@@ -59,8 +59,10 @@ def has_observers(program: Program) -> bool:
     return next(observers_in(program), None) is not None
 
 
-def run_on_few(interpreter: fx.Interpreter, leaves: tuple[torch.Tensor, ...], rows: int = 2) -> tuple[torch.Tensor, ...]:
-    """Run on the first rows of a batch, where its tensors share a leading size and the model takes fewer; else on all."""
+def run_on_few(
+    interpreter: fx.Interpreter, leaves: tuple[torch.Tensor, ...], rows: int = 2
+) -> tuple[torch.Tensor, ...]:
+    """Run on the first rows of a batch, where its tensors share a leading size and the model takes few; else on all."""
     sizes = {leaf.shape[0] if leaf.dim() > 0 else None for leaf in leaves}
     few = tuple(leaf[:rows] for leaf in leaves) if len(sizes) == 1 and None not in sizes else leaves
     try:
@@ -121,77 +123,6 @@ class Observing:
         except Exception as error:
             raise _diagnose(self.program, leaves, self.batches, error) from error
         return probe.found
-
-
-def has_observers(program: Program) -> bool:
-    """Is there anything to calibrate?"""
-    return next(observers_in(program), None) is not None
-
-
-def run_on_few(interpreter: fx.Interpreter, leaves: tuple[torch.Tensor, ...], rows: int = 2) -> tuple[torch.Tensor, ...]:
-    """Run on the first rows of a batch, where its tensors share a leading size and the model takes fewer; else on all."""
-    sizes = {leaf.shape[0] if leaf.dim() > 0 else None for leaf in leaves}
-    few = tuple(leaf[:rows] for leaf in leaves) if len(sizes) == 1 and None not in sizes else leaves
-    try:
-        interpreter.run(*few)
-        return few
-    except Exception:  # perhaps it insists on its batch size; what fails on the whole batch too is raised from there
-        interpreter.run(*leaves)
-        return leaves
-
-
-@dataclass(slots=True)
-class Observing:
-    """A PREPARED program that is being fed: runs batches, counts them, and keeps an example."""
-
-    program: Program
-    ledger: Ledger
-    batches: int = 0
-    samples: int = 0
-    example: tuple[torch.Tensor, ...] | None = None
-    _buffers: Mapping[str, torch.Tensor] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._buffers = saved_buffers(self.program.graph_module)
-
-    def finish(self) -> Program:
-        """The program with its example, and with the buffers that forward() changes as they were before it was fed."""
-        restore_buffers(self.program.graph_module, self._buffers)
-        return replace(self.program, example_leaves=self.example or self.program.example_leaves)
-
-    def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """The float result of one batch, seen by the observers. FXQ302 and FXQ304 name the batch and the layer."""
-        _check_inputs(self.program, leaves, self.batches)
-        if self.example is None:
-            self._drop_integer_observers(leaves)
-        result = observe(self.program, leaves, batch=self.batches)
-        self.batches += 1
-        self.samples += samples_in(leaves)
-        return result
-
-    def _drop_integer_observers(self, leaves: tuple[torch.Tensor, ...]) -> None:
-        """Observers of counts, indices and masks go: only floating-point values are quantized."""
-        found = self._probed(leaves)
-        for node, _ in list(observers_in(self.program)):
-            source = node.all_input_nodes[0]
-            if not found.get(source, torch.float32).is_floating_point:
-                dtype = str(found[source]).removeprefix("torch.")
-                self.ledger.decline("FXQ209", source, why=f"its values are {dtype}: only float32 values are quantized")
-                node.replace_all_uses_with(source)
-                self.program.graph.erase_node(node)
-        self.program.graph_module.recompile()
-
-    def _dtypes(self, leaves: tuple[torch.Tensor, ...]) -> dict[fx.Node, torch.dtype]:
-        error: Exception | None = None
-        for rows in (few_rows(leaves), leaves):  # a model may insist on its batch size
-            probe = _Dtypes(self.program.graph_module)
-            try:
-                with quiet(), torch.no_grad():
-                    probe.run(*rows)
-                return probe.found
-            except Exception as failure:
-                error = failure
-        raise _diagnose(self.program, leaves, self.batches, error)
 
 
 def samples_in(leaves: tuple[torch.Tensor, ...]) -> int:

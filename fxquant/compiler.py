@@ -30,7 +30,7 @@ _LOCK = threading.RLock()  # torch's engine, RNG and symbolic tracer are process
 
 
 def default_pipeline(**options: Any) -> Pipeline:
-    """The compiler, top to bottom. Options of a pass go by its name with underscores: `calibrate={'max_batches': 8}`."""
+    """The compiler, top to bottom. Options of a pass go by its name: `calibrate={'max_batches': 8}`."""
     return Pipeline(
         (
             _step("select-qconfigs", options),  # decide, on the graph as the user wrote it
@@ -76,11 +76,11 @@ def compile(
 
     Args:
         model: a float32 `nn.Module` in eval mode.
-        qconfig_mapping: a torch.ao `QConfigMapping`, a preset ('int8', 'int8-dynamic', 'int8-weight-only', 'float16'), or the
-            path of a TOML recipe.
+        qconfig_mapping: a torch.ao `QConfigMapping`, a preset ('int8', 'int8-dynamic', 'int8-weight-only', 'float16'),
+            or the path of a TOML recipe.
         calibration_data: for static quantization. A tensor is one argument, a tuple the arguments, a dict the keywords,
-            `(args, kwargs)` both; a list, DataLoader or generator holds batches of these. Without it a static mapping gives a
-            model that calibrates when it is called, until `convert()`.
+            `(args, kwargs)` both; a list, DataLoader or generator holds batches of these. Without it a static mapping
+            gives a model that calibrates when it is called, until `convert()`.
         example_inputs: one call's arguments, where the first batch does not show them.
         target: 'x86', 'onednn', 'fbgemm', 'qnnpack', or 'auto' for what suits this CPU.
         passes: another pipeline than `default_pipeline()`: a Pipeline, or passes and names of passes.

@@ -1,7 +1,7 @@
 """What changed between two snapshots of one compilation: exact, because nodes carry their origins.
 
-Nodes that share an origin belong together; each such group is unchanged, retyped, replaced (n → m) or removed. Nodes without
-an origin were inserted by a pass, and are matched by name where both sides have them.
+Nodes that share an origin belong together; each such group is unchanged, retyped, replaced (n → m) or removed. Nodes
+without an origin were inserted by a pass, and are matched by name where both sides have them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Writes that tracing cannot record are refused, by name: to unregistered tensors, and assignments in a buffer's place.
+"""Writes that tracing cannot record are refused by name: to unregistered tensors, and assignments in a buffer's place.
 
-What can be recorded (`y[i] = v`, `y += 1`, `self.steps.add_(1)`) is a node by now; the functionalize pass makes it pure.
+What can be recorded (`y[i] = v`, `y += 1`, `self.steps.add_(1)`) is a node by now; functionalize makes it pure.
 """
 
 from __future__ import annotations
@@ -34,6 +34,45 @@ def watched(root: nn.Module) -> Iterator[None]:
                 f"forward() writes in place to the tensor '{name}', which is neither parameter nor buffer",
                 hint=f"register it: self.register_buffer({name.rpartition('.')[2]!r}, tensor)",
             )
+
+
+class MadeTensors:
+    """Tensors that forward() makes while it is traced: constants of the graph, unless it writes to them later."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[torch.Tensor, int]] = {}
+
+    def remember(self, tensor: torch.Tensor) -> None:
+        """The graph holds this tensor as it is now."""
+        if not tensor.is_inference():
+            self._found.setdefault(id(tensor), (tensor, tensor._version))
+
+    def check(self) -> None:
+        """FXQ211 when one was written to since."""
+        if any(tensor._version != version for tensor, version in self._found.values()):
+            raise MutationError(
+                "FXQ211",
+                "forward() writes in place to a tensor that it made itself, after using it with an input",
+                hint="make a new tensor (out of place) where it is written the second time",
+            )
+
+
+def refuse_assignment(node: str, name: str) -> MutationError:
+    """`y.data = v`: a graph has no attributes to assign."""
+    return MutationError(
+        "FXQ211",
+        f"forward() assigns '{name}' of the tensor '{node}', which a graph cannot hold",
+        hint=f"write the values in place instead: tensor.copy_(new) where it says tensor.{name} = new",
+        where=here(),
+    )
+
+
+def is_augmented(node: fx.Node, base: fx.Node, name: str) -> bool:
+    """`y.data += 1` ends with y.data = (the node of that addition)."""
+    if node.target not in AUGMENTED.values() or not isinstance(node.args[0], fx.Node):
+        return False
+    target = node.args[0]
+    return target.target is getattr and target.args[0] is base and target.args[1] == name
 
 
 def _plain_tensors(root: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

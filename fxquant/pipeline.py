@@ -1,4 +1,4 @@
-"""Passes in order: a Pass states what it accepts and yields, a Pipeline checks the order, then runs, verifies, records."""
+"""A Pass states what it accepts and yields; a Pipeline checks the order, then runs, verifies and records."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Pipeline:
         return " | ".join(str(step) for step in self.passes)
 
     def check(self, stage: Stage) -> Stage:
-        """Follow the stages through all passes without touching a model; returns the last one. FXQ401 on a wrong order."""
+        """Follow the stages through all passes without touching a model; the last one. FXQ401 on a wrong order."""
         for index, step in enumerate(self.passes):
             if stage not in step.accepts:
                 accepted = ", ".join(sorted(accepted.name for accepted in step.accepts))

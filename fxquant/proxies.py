@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from fxquant.mutations import is_augmented, refuse_assignment
+
 if TYPE_CHECKING:
     from fxquant.symbolic import SymbolicTracer
+
+_OWN = frozenset({"node", "tracer", "root", "attr", "_node", "tensor"})  # of the proxies themselves
 
 _SIZE_METHODS = frozenset({"size", "dim", "numel", "nelement", "ndimension", "stride", "__len__"})
 _SIZE_ATTRIBUTES = frozenset({"shape", "ndim", "device", "dtype", "itemsize", "nbytes"})
@@ -50,6 +54,12 @@ class RecordedProxy(fx.Proxy):
             if rank is not None:
                 return rank
         return _RecordedAttribute(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN:
+            object.__setattr__(self, name, value)
+        elif not (isinstance(value, fx.Proxy) and is_augmented(value.node, self.node, name)):
+            raise refuse_assignment(self.node.name, name)
 
     def dim(self) -> Any:
         """The number of dimensions: a number where an example input tells it, else recorded."""

@@ -2,8 +2,8 @@
 
     codes = clamp(round(x / scale) + zero_point, quant_min, quant_max)        x ≈ (codes - zero_point) * scale
 
-Rounding is to nearest even and the division is a multiplication by 1/scale, as torch's own kernels have it, so codes agree
-with them (two in 300,000 differ by one where x/scale is a near tie).
+Rounding is to nearest even and the division is a multiplication by 1/scale, as torch's own kernels have it, so codes
+agree with them (two in 300,000 differ by one where x/scale is a near tie).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from fxquant.graphmodule import build, fetch
 from fxquant.leaves import is_leaf_by_default, named_leaves, tell_unused
 from fxquant.ledger import Ledger
 from fxquant.location import of_frame, of_function, of_traceback
-from fxquant.mutations import watched
+from fxquant.mutations import MadeTensors, watched
 from fxquant.origin import mark, scope
 from fxquant.program import Program, Stage
 from fxquant.proxies import ARITHMETIC, RecordedProxy, StateProxy, is_sizelike
@@ -58,6 +58,7 @@ def _traced(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> f
         with recorded_calls(), watched(tracer.model), shadowed_isinstance({}) as shadow:
             tracer.shadow = shadow
             graph = tracer.trace(_Flat(tracer.model))
+        tracer.made.check()
         graph._co_fields = {}  # it would say that the model's code stands in this file
         return graph
     except FxQuantError:
@@ -136,6 +137,7 @@ class SymbolicTracer(fx.Tracer):
         self.called: set[int] = set()
         self.shadow: Callable[[dict[str, Any]], None] = lambda space: None
         self.ranks = Ranks(lambda target: fetch(self.root, target), example)
+        self.made = MadeTensors()
         self._state_names: dict[int, str] | None = None
         self._states: dict[str, fx.Proxy] = {}
 
@@ -223,6 +225,8 @@ class SymbolicTracer(fx.Tracer):
             return a.node
         if isinstance(a, torch.Tensor) and id(a) in self._names_of_state():
             return self._state(a).node
+        if isinstance(a, torch.Tensor):
+            self.made.remember(a)
         return super().create_arg(a)
 
     def create_node(

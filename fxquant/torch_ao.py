@@ -251,8 +251,9 @@ class Prepared:
 def prepare(graph_module: fx.GraphModule, qconfigs: Mapping[str, QConfig]) -> Prepared:
     """Insert observers for exactly these nodes (name → qconfig); all others have none.
 
-    This is the step under `prepare_fx` that follows tracing and fusing. It is called directly because `prepare_fx` traces the
-    graph again, which loses the origin of each node. Nodes are addressed by a scope of their own, so no rule can hit two.
+    This is the step under `prepare_fx` that follows tracing and fusing. It is called directly because `prepare_fx`
+    traces the graph again, which loses the origin of each node. Nodes are addressed by a scope of their own, so no rule
+    can hit two.
     """
     modules = dict(graph_module.named_modules(remove_duplicate=False))
     mapping, scopes = QConfigMapping(), {}

@@ -1,4 +1,4 @@
-"""Weighted modules as the functional calls of the canonical graph: what each float module computes, given its weight."""
+"""Weighted modules as functional calls of the canonical graph: what each computes, given its weight."""
 
 from __future__ import annotations
 

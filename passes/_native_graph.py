@@ -70,7 +70,7 @@ class NativeGraph:
         made = self._kernel(node, source) if isinstance(source, fx.Node) and is_native(node) else None
         if made is not None:
             return made
-        x, scale, zero_point, low, high, dtype = node.args
+        x, scale, zero_point, *_, dtype = node.args
         if not is_native(node):
             return self.graph.node_copy(node, self.values.__getitem__)
         arguments = (self.values[x], scale, zero_point, _QUANTIZED[dtype])  # type: ignore[index]

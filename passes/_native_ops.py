@@ -1,7 +1,8 @@
 """What the native engines run on quantized tensors besides layers with weights: the table, one row per op.
 
-SHARED ops keep their input's scale and zero point, so they run only where the canonical graph quantizes their result with the
-same ones. OWN ops take the result's scale and zero point as arguments. Everything else becomes dequantize → float → quantize.
+SHARED ops keep their input's scale and zero point, so they run only where the canonical graph quantizes their result
+with the same ones. OWN ops take the result's scale and zero point as arguments. Everything else becomes dequantize →
+float → quantize.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Quantized weights as plain integers: run a qconfig's weight observer, and hold codes, scales and bias under one module name."""
+"""Quantized weights as plain integers: a qconfig's weight observer is run; codes, scales and bias share one name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from fxquant.torch_ao import quiet
 class QuantizedWeight(nn.Module):
     """Stands at a layer's name in the canonical graph and holds its tensors; it is never called.
 
-    Buffers: `weight` (int8 or uint8 codes), `weight_scale` (float32), `weight_zero_point` (int64), `bias` (float32, may be None).
+    Buffers: `weight` (int8 or uint8 codes), `weight_scale` (float32), `weight_zero_point` (int64), `bias` (float32 or
+    None).
     """
 
     def __init__(self, codes: Tensor, qparams: QParams, bias: Tensor | None) -> None:

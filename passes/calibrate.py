@@ -24,10 +24,11 @@ POLICIES = ("error", "skip", "replace")
 
 @dataclass(frozen=True)
 class Calibrate(Pass):
-    """Feed at most `max_batches` batches. A graph without observers needs none.
+    """The observers see at most `max_batches` batches of data; what they saw is checked.
 
-    `on_nonfinite` says what happens to a batch whose inputs hold NaN or infinities: 'error', 'skip' it, or 'replace' them by
-    zero and the largest finite values. `forward_fn(model, batch)` calls the model for batches of a shape of their own.
+    `on_nonfinite` says what happens to a batch whose inputs hold NaN or infinities: 'error', 'skip' it, or 'replace'
+    them by zero and the largest finite values. `forward_fn(model, batch)` calls the model for batches of a shape of
+    their own. A graph without observers needs no data.
     """
 
     name: ClassVar[str] = "calibrate"

@@ -30,7 +30,7 @@ from fxquant.torch_ao import split_fused
 
 @dataclass(frozen=True)
 class Convert(Pass):
-    """Make the canonical plain-integer graph: no quantized dtypes, no observers, each weight stored once."""
+    """observer ⇒ quantize → dequantize; weights ⇒ int8 constants: the canonical graph, plain integers only."""
 
     name: ClassVar[str] = "convert"
     accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.CALIBRATED})

@@ -12,6 +12,8 @@ from fxquant.program import Program, Stage
 
 @dataclass(frozen=True)
 class CustomModules(Pass):
+    """Placeholder."""
+
     name: ClassVar[str] = "custom-modules"
     accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.TRACED, Stage.PLANNED})
     handlers: tuple[Any, ...] = ()

@@ -1,4 +1,4 @@
-"""insert-observers: x → conv → y becomes x → observer → conv → observer → y, for each site the plan quantizes statically."""
+"""insert-observers: execute the plan's static decisions with torch.ao's own prepare, and check that they landed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OBSERVED = "fxq_observed"  # meta key: this layer's weight is to be quantized st
 
 @dataclass(frozen=True)
 class InsertObservers(Pass):
-    """Execute the plan's static decisions, then check that each of them landed.
+    """x → conv → y  ⇒  x → observer → conv → observer → y, for each site that the plan quantizes statically.
 
     Dynamic, weight-only and float16 sites need no observers and stay as they are until `convert`.
     With `strict`, a decision that did not land is FXQ501 instead of a ledger row.

@@ -3,8 +3,8 @@
     quantize → dequantize → conv(dequantize(codes)) → relu → quantize → dequantize
     quantize_per_tensor → quantized.conv2d_relu(packed) → dequantize
 
-What an engine has no kernel for stays float between a dequantize and a quantize. Each lowered op is held to the canonical
-graph: fed the same input, its codes may differ by one.
+What an engine has no kernel for stays float between a dequantize and a quantize. Each lowered op is held to the
+canonical graph: fed the same input, its codes may differ by one.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ SATURATION = "without VNNI the sums saturate at full 8-bit range: use target='x8
 
 @dataclass(frozen=True)
 class LowerNative(Pass):
-    """Build the engine's graph, check it layer by layer, and settle each layer's row.
+    """dequantize → conv → relu → quantize  ⇒  quantized.conv2d_relu on packed weights; each op checked for parity.
 
-    A layer that the engine refuses (FXQ504) or computes differently (FXQ505) stays float with that row; with `strict` it is
-    an error. `check` leaves the parity check out when False.
+    A layer that the engine refuses (FXQ504) or computes differently (FXQ505) stays float with that row; with `strict`
+    it is an error. `check` leaves the parity check out when False.
     """
 
     name: ClassVar[str] = "lower-native"

@@ -29,7 +29,9 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 @dataclass(frozen=True)
 class NormalizeCalls(Pass):
-    """self.conv(input=x)              ⇒  self.conv(x)
+    """One spelling for each op: functional calls become named modules, keywords become positions.
+
+    self.conv(input=x)                 ⇒  self.conv(x)
     F.relu(x), torch.relu(x), x.relu() ⇒  self.relu(x)        a module beside the caller's, under a free name
     F.linear(x, self.w, self.b)        ⇒  self.linear(x)      an nn.Linear that holds the same Parameters
     torch.add(x, y), x.add(y)          ⇒  x + y               and so for sub, mul, matmul, flatten, cat

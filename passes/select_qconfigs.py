@@ -47,7 +47,7 @@ _PLAIN_FUNCTIONS: frozenset[Any] = frozenset(
 
 @dataclass(frozen=True)
 class SelectQConfigs(Pass):
-    """Before: a traced graph. After: the same graph, and a plan with one decision for each call.
+    """Policy ⇒ plan: one decision and its why for each call site; the graph stays as it is.
 
     What the target cannot serve is decided as float, with an FXQ204 row; with `strict` it is FXQ501. Two call sites of
     one module share its name, so no two rules by name can tell them apart; only an index of
@@ -64,7 +64,9 @@ class SelectQConfigs(Pass):
     def run(self, program: Program, ledger: Ledger) -> Program:
         """Build the sites, check that each rule has one, decide."""
         if self.policy is None:
-            raise ContractError("FXQ406", "there is no policy to decide by", hint="SelectQConfigs(read_policy('int8', ...))")
+            raise ContractError(
+                "FXQ406", "there is no policy to decide by", hint="SelectQConfigs(read_policy('int8', ...))"
+            )
         sites = sites_of(program)
         for notice in self.policy.check_all_matched(list(sites.values())):
             ledger.notice("FXQ114", notice)

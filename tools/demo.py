@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--target", default="auto", show_default=True, help="x86, onednn, fbgemm, qnnpack or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def demo(seed: int, epochs: int, preset: str, target: str, as_json: bool) -> None:
-    """Train a small residual CNN on scikit-learn's digits, compile it to int8, compare the two."""
+    """Train a CNN on digits, compile it to int8, print the result."""
     from fxquant.tools.bench.digits import measure
 
     with _progress(epochs) as advance:

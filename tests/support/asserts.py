@@ -36,7 +36,7 @@ def assert_same(actual: Any, expected: Any, *, rtol: float = 0.0, atol: float = 
 def assert_pass(
     step: Pass, model: nn.Module, *args: Any, changes: bool = True, rtol: float = 0.0, atol: float = 0.0, **kwargs: Any
 ) -> tuple[Program, Ledger]:
-    """The laws every float-to-float pass keeps: numbers, origins, no orphans, twice is like once, the model untouched."""
+    """The laws of every float pass: numbers, origins, no orphans, twice is like once, the model untouched."""
     model = model.eval()
     before = fingerprint(model)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def assert_no_orphans(program: Program) -> None:
 
 
 def fingerprint(model: nn.Module) -> tuple[Any, ...]:
-    """Everything of a caller's model that must stay: tensors (bytes and identity), modules, attributes, flags, hooks."""
+    """What of a caller's model must stay: tensors (bytes and identity), modules, attributes, flags, hooks."""
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return (
         tuple((name, id(tensor), tensor.requires_grad, _bytes(tensor)) for name, tensor in tensors),
