@@ -29,7 +29,7 @@ def demo(seed: int, epochs: int, preset: str, target: str, as_json: bool) -> Non
     with _progress(epochs) as advance:
         measured = measure(seed=seed, epochs=epochs, preset=preset, target=target, on_epoch=advance)
     if as_json:
-        click.echo(json.dumps(measured.as_dict(), indent=2))
+        print(json.dumps(measured.as_dict(), indent=2))
         return
     _show(measured)
 
@@ -53,11 +53,14 @@ class _progress:
 
 
 def _show(measured: Measured) -> None:
-    from rich.console import Console
+    from fxquant.tools.terminal import console as terminal
 
-    console = Console()
+    console = terminal()
     console.print(_comparison(measured))
     console.print(_ledger(measured.ledger))
+    for row in measured.ledger:
+        if not row["site"]:
+            console.print(f"{row['code']} {row['reason']}", markup=False)
     console.print(
         f"target {measured.target}, {measured.threads} threads, batch of {measured.batch_size}; "
         f"trained in {measured.train_seconds:.1f} s, compiled in {measured.compile_seconds:.1f} s",
@@ -88,10 +91,11 @@ def _ledger(rows: list[Mapping[str, str]]) -> Table:
     table = Table(title="the ledger: what each layer asked for, what it got, and why")
     for heading in ("layer", "op", "asked", "got", "why"):
         table.add_column(heading, overflow="fold")
-    calls = Counter(row["module"] for row in rows if row["site"])
-    for row in rows:
+    layers = [row for row in rows if row["site"]]
+    calls = Counter(row["module"] for row in layers)
+    for row in layers:
         why = " ".join(part for part in (row["code"], row["reason"]) if part)
-        at = f" at {row['site']}" if row["site"] and calls[row["module"]] > 1 else ""  # shared
+        at = f" at {row['site']}" if calls[row["module"]] > 1 else ""  # shared
         cells = (f"{row['module']}{at}" or row["site"], row["op"], row["requested"], row["effective"], why)
         table.add_row(*(Text(cell) for cell in cells))  # names are the user's text, never markup
     return table
