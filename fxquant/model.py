@@ -133,7 +133,7 @@ class CompiledModel(nn.Module):
         state = "CALIBRATING" if self.stage is Stage.PREPARED else self.stage.name
         rows = self._ledger.layers
         quantized = sum(row.effective.startswith("int8") for row in rows)
-        name = type(self._program.graph_module).__name__
+        name = self._program.model_name
         return f"CompiledModel({name}, {state}, target={self.target!r}, {quantized} of {len(rows)} sites int8)"
 
 

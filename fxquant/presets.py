@@ -10,6 +10,7 @@ from fxquant import torch_ao
 from fxquant.errors import EngineUnavailableError, QConfigError, did_you_mean
 from fxquant.qconfigs import ENGINES, PRESETS, Ask, TensorAsk
 from fxquant.rules import EVERYTHING, Rule, RuleSet, Target
+from fxquant.targets import has_saturation_risk, isa
 
 F = nn.functional
 
@@ -78,11 +79,16 @@ def _recurrent() -> Pairs:
 
 def _int8(target: str) -> tuple[Pairs, object | None]:
     """torch's default mapping, with ConvTranspose per tensor, embeddings weight-only and recurrent layers dynamic."""
-    levels = torch_ao.default_mapping(target)
+    levels = torch_ao.default_mapping("x86" if _saturates(target) else target)
     own = [*_each(CONV_TRANSPOSE, torch_ao.per_tensor_weight(levels.everything)), *_embeddings(), *_recurrent()]
     own += _each(FLOAT_ONLY, None)
     taken = {kind for kind, _ in own}
     return [*own, *((kind, qconfig) for kind, qconfig in levels.object_type if kind not in taken)], levels.everything
+
+
+def _saturates(target: str) -> bool:
+    """oneDNN's own default uses all 8 bits, which its sums do not hold without VNNI: there it gets x86's mapping."""
+    return target == "onednn" and has_saturation_risk(target, isa())
 
 
 def _int8_dynamic(target: str) -> tuple[Pairs, object | None]:

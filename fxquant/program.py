@@ -39,6 +39,7 @@ class Program:
     example_leaves: tuple[torch.Tensor, ...] | None = None  # one example of the graph's inputs, where one is known
     plan: QuantPlan | None = None
     target: str = "x86"  # the engine that plan and lowering are for
+    model_name: str = "Model"  # class name of the user's model
     canonical: fx.GraphModule | None = None  # LOWERED only: the CONVERTED graph it was lowered from
 
     @property

@@ -15,7 +15,8 @@ def snapshot_of(graph_module: fx.GraphModule) -> GraphSnapshot:
 
 
 def _record(node: fx.Node, graph_module: fx.GraphModule) -> NodeRecord:
-    target, kind, attributes = str(node.target), str(node.target).rsplit(".", 1)[-1], ()
+    target, kind = str(node.target), str(node.target).rsplit(".", 1)[-1]
+    attributes: tuple[tuple[str, str], ...] = ()
     if node.op == "call_module":
         module = graph_module.get_submodule(target)
         kind, attributes = type(module).__name__, _attributes(module)

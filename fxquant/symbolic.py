@@ -49,7 +49,7 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
         ranks = iter([tensor.dim() for tensor in example or ()])
         inputs = tuple(replace(leaf, rank=next(ranks)) if isinstance(leaf, Leaf) else leaf for leaf in inputs)
     final = replace(signature, inputs=inputs, output_structure=tracer.output_structure, outputs=tuple(tracer.outputs))
-    return Program(graph_module, Stage.TRACED, final, example_leaves=example)
+    return Program(graph_module, Stage.TRACED, final, example_leaves=example, model_name=type(model).__name__)
 
 
 def _traced(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> fx.Graph:

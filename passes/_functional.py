@@ -28,12 +28,16 @@ def is_weighted(module: nn.Module | None) -> bool:
 def emit(graph: fx.Graph, module: nn.Module, x: Any, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
     """The functional call that computes what `module` computes on `x`, with this weight and bias."""
     if isinstance(module, nn.Embedding):
-        options = (module.padding_idx, module.max_norm, module.norm_type, module.scale_grad_by_freq, module.sparse)
-        return graph.call_function(F.embedding, (x, weight, *options))
+        lookup = (module.padding_idx, module.max_norm, module.norm_type, module.scale_grad_by_freq, module.sparse)
+        return graph.call_function(F.embedding, (x, weight, *lookup))
     function, names = WEIGHTED[type(module)]
-    options = tuple(getattr(module, name) for name in names)
+    options = {name: getattr(module, name) for name in names}
     if getattr(module, "padding_mode", "zeros") != "zeros":
-        pads = tuple(module._reversed_padding_repeated_twice)  # type: ignore[arg-type]
-        x = graph.call_function(F.pad, (x, pads, module.padding_mode))
-        options = (module.stride, 0, module.dilation, module.groups)
-    return graph.call_function(function, (x, weight, bias, *options))
+        x = graph.call_function(F.pad, (x, *_padding_of(module)))
+        options["padding"] = 0
+    return graph.call_function(function, (x, weight, bias, *options.values()))
+
+
+def _padding_of(module: Any) -> tuple[Any, str]:
+    """How F.pad does what a convolution with this padding_mode does first."""
+    return tuple(module._reversed_padding_repeated_twice), module.padding_mode

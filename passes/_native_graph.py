@@ -159,12 +159,12 @@ class NativeGraph:
             return None
         if not self._is_coded(layer.args[0]):
             return None
-        x = self._coded(layer.args[0])
-        if type(module) in OWN_MODULES:
-            op, options = OWN_MODULES[type(module)](module)
+        x, kind = self._coded(layer.args[0]), type(module) if module is not None else nn.Module
+        if kind in OWN_MODULES:
+            op, options = OWN_MODULES[kind](module)
             return self.graph.call_function(op, (x, *self._held(layer, options), scale, zero_point))
-        if type(module) in FIXED_MODULES:
-            op, fixed_scale, fixed_zero = FIXED_MODULES[type(module)]
+        if kind in FIXED_MODULES:
+            op, fixed_scale, fixed_zero = FIXED_MODULES[kind]
             same = abs(float(scale) - fixed_scale) < 1e-9 and zero_point == fixed_zero  # type: ignore[arg-type]
             return self.graph.call_function(op, (x,)) if same else None
         return self._shared(node, layer)
@@ -204,7 +204,7 @@ class NativeGraph:
     def _value(self, node: fx.Node) -> fx.Node:
         """The value of any other canonical node."""
         if is_activation_dequantize(node):
-            source = node.args[0]
+            source = node.all_input_nodes[0]
             if is_native(source):
                 return adopt(self.graph.call_method("dequantize", (self.codes[source],)), node)
             return self.graph.node_copy(node, lambda other: self.codes.get(other) or self.values[other])

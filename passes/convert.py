@@ -25,6 +25,7 @@ from fxquant.passes.insert_observers import OBSERVED
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode
 from fxquant.program import Program, Stage
+from fxquant.targets import has_saturation_risk, isa
 from fxquant.torch_ao import split_fused
 
 
@@ -92,7 +93,7 @@ def _weight_only(program: Program, node: fx.Node, qconfig: object) -> None:
 
 
 def _dynamic(program: Program, node: fx.Node, qconfig: object) -> None:
-    is_reduced = program.target in ("x86", "fbgemm")
+    is_reduced = program.target in ("x86", "fbgemm") or has_saturation_risk(program.target, isa())
 
     def quantized_input(graph: fx.Graph, x: fx.Node) -> fx.Node:
         qparams = graph.call_function(qdq.choose_qparams, (x, is_reduced))

@@ -64,8 +64,8 @@ def fold(layer: Layer, norm: BatchNorm) -> Layer:
     scale, shift = _scale_and_shift(norm)
     before = torch.zeros_like(shift) if bias is None else bias.detach().double()
     folded = twin(layer)
-    folded.weight = _parameter_like(layer.weight, weight.double() * _over_outputs(scale, layer))
-    folded.bias = _parameter_like(layer.weight, before * scale + shift)
+    folded.weight = _parameter_like(cast(nn.Parameter, layer.weight), weight.double() * _over_outputs(scale, layer))
+    folded.bias = _parameter_like(folded.weight, before * scale + shift)
     return folded
 
 

@@ -6,7 +6,7 @@ import copy
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import fx, nn
 
@@ -67,12 +67,12 @@ def _drop_self_stores(graph_module: fx.GraphModule, ledger: Ledger) -> None:
     aliases = Aliases(graph_module, writes)
     reshaped = {aliases.object_of(write.written) for write in writes.values() if write.kind is Kind.METADATA}
     for node in [node for node in writes if node.target is operator.setitem]:
-        base, index, value = node.args
+        base, index, value = cast(tuple[fx.Node, Any, Any], node.args)
         view = aliases.object_of(value) if isinstance(value, fx.Node) else None
         if view is None or view.target is not operator.getitem or not _is_basic(index) or view.args[1] != index:
             continue
         own = aliases.object_of(base)
-        if aliases.object_of(view.args[0]) is own and not {own, view} & reshaped:
+        if aliases.object_of(view.all_input_nodes[0]) is own and not {own, view} & reshaped:
             ledger.settle(node, "removed", "it stores a view of a tensor to where the view lies already")
             graph_module.graph.erase_node(node)
 

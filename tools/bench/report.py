@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import click
-
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -39,10 +37,11 @@ class Check:
 def show(title: str, checks: Sequence[Check], *, as_json: bool) -> None:
     """Print the checks."""
     if as_json:
-        click.echo(json.dumps({"bench": title, "checks": [check.as_dict() for check in checks]}, indent=2))
+        print(json.dumps({"bench": title, "checks": [check.as_dict() for check in checks]}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from fxquant.tools.terminal import console
 
     table = Table(title=title)
     for heading in ("check", "target", "measured", "verdict", "detail"):
@@ -52,4 +51,4 @@ def show(title: str, checks: Sequence[Check], *, as_json: bool) -> None:
         target = f"{check.bound} {check.target:g}{check.unit}"
         measured = f"{check.measured:.4g}{check.unit}"
         table.add_row(check.what, target, measured, f"[{colour}]{check.verdict}[/]", check.detail)
-    Console().print(table)
+    console().print(table)
