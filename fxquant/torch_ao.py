@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 from torch.ao.nn.intrinsic.modules.fused import _FusedModule
-from torch.ao.quantization import QConfig, QConfigMapping
+from torch.ao.quantization import QConfig, QConfigMapping, float_qparams_weight_only_qconfig
 from torch.ao.quantization.fake_quantize import FakeQuantizeBase
 from torch.ao.quantization.fx.prepare import prepare as _prepare
 from torch.ao.quantization.observer import ObserverBase
@@ -26,6 +26,7 @@ KNOWN_WARNINGS = (
     "must run observer before calling calculate_qparams",
     "torch.quantize_per_(tensor|channel).* is deprecated",
     "TypedStorage is deprecated",
+    "Currently, qnnpack incorrectly ignores reduce_range",
 )
 
 _ENGINE_LOCK = threading.RLock()
@@ -56,6 +57,11 @@ def engine(name: str) -> Iterator[None]:
 
 
 # Policy: QConfig and QConfigMapping ---------------------------------------------------------------------------------
+
+
+def rows_qconfig() -> object:
+    """Weights only, uint8, one float scale and zero point for each row: what tables of embeddings take."""
+    return float_qparams_weight_only_qconfig
 
 
 # Fusing: the module types that prepare knows as one unit -------------------------------------------------------------
