@@ -24,7 +24,7 @@ KNOWN_WARNINGS = (
     ".*quantized dtypes? (is|are) deprecated.*",
     "Please use quant_min and quant_max to specify the range for observers",
     "must run observer before calling calculate_qparams",
-    "torch.quantize_per_(tensor|channel).* is deprecated",
+    "torch.quantize_per_(tensor|channel).* (is|are) deprecated",
     "TypedStorage is deprecated",
     "Currently, qnnpack incorrectly ignores reduce_range",
 )
