@@ -239,8 +239,9 @@ def test_padded_positions_are_computed_where_nested_tensors_would_drop_them():
 @pytest.mark.parametrize("mode", [Mode.STATIC, Mode.DYNAMIC])
 def test_every_linear_of_an_encoder_is_quantized(mode):
     model = Encode(nn.TransformerEncoder(layer(), 2, enable_nested_tensor=False), "mask").eval()
+    given = x()
     with untouched(model):
-        program, ledger = quantized(model, mode, x())
+        program, ledger = quantized(model, mode, given)
     row = row_of(ledger, "encoder")
     assert row.effective.startswith("int8 (")
     assert "float32 (" in row.effective
