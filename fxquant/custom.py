@@ -1,4 +1,4 @@
-"""Handlers for modules of your own: float class → observed class → quantized class. Given to compile(custom_modules=...)."""
+"""Handlers for modules of your own, for compile(custom_modules=...): float class → observed class → quantized class."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _HANDLER = "fxq_handler"
 class CustomModule:
     """How one class of modules is quantized. Its instances are not traced into.
 
-    `observe(float_module, qconfig)` gives the module that stands there during calibration: called like the float one, it
-    sees the float inputs and returns the float result. `quantize(observed_module)` gives the one that stands there
+    `observe(float_module, qconfig)` gives the module that stands there during calibration: called like the float one,
+    it sees the float inputs and returns the float result. `quantize(observed_module)` gives the one that stands there
     afterwards. Both return results of the same structure and shapes as the float module's.
     """
 
@@ -42,7 +42,7 @@ class CustomModule:
             raise UsageError(
                 "FXQ111",
                 f"CustomModule({self.name}) needs both observe= and quantize=, or a reason to stay float",
-                hint=f"CustomModule({self.name}, observe=..., quantize=...) or CustomModule.float({self.name}, 'reason')",
+                hint=f"give observe= and quantize=, or write CustomModule.float({self.name}, 'reason')",
             )
 
     @classmethod
@@ -62,7 +62,7 @@ def leaf_types(handlers: Iterable[CustomModule]) -> tuple[type[nn.Module], ...]:
 
 
 def handler_for(module: nn.Module | None, handlers: Sequence[CustomModule]) -> CustomModule | None:
-    """The handler of the nearest class among the module's own and its bases; the first one given, where two are equal."""
+    """The handler of the nearest class among the module's own and its bases; the first given, where two are equal."""
     by_type = {handler.float_type: handler for handler in reversed(handlers)}
     return next((by_type[kind] for kind in type(module).__mro__ if kind in by_type), None)
 

@@ -1,4 +1,4 @@
-"""Recurrent layers in plain torch: what the engines' dynamic kernels compute, step by step, given the dequantized weights.
+"""Recurrent layers in plain torch: what the engines' dynamic kernels compute, step by step, on dequantized weights.
 
     x' = dequantize(quantize(x))  with the range of the whole sequence,   h' likewise at each step
     gates = x' @ w_ih.T + b_ih + h' @ w_hh.T + b_hh

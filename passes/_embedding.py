@@ -35,7 +35,7 @@ def fate(module: nn.Module, decision: Decision) -> Fate | None:
             return Fate(Mode.FLOAT, "there is no float16 kernel for EmbeddingBag")
     match decision.mode:
         case Mode.STATIC | Mode.DYNAMIC:
-            why = f"{name} looks up indices, so there is no activation to quantize: its rows are int8, {decision.mode} asked"
+            why = f"{name} looks up indices, so there is no activation to quantize: its rows are int8, as weight-only"
             return Fate(Mode.WEIGHT_ONLY, why, rows_qconfig())
         case Mode.WEIGHT_ONLY if not _has_rows(decision.qconfig):
             why = "the engines read tables of uint8 rows with float scales and zero points, so it has these"

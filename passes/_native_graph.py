@@ -161,7 +161,7 @@ class NativeGraph:
         if not self._is_coded(layer.args[0]):
             return None
         x = self._coded(layer.args[0])
-        if type(module) in OWN_MODULES:
+        if type(module) in OWN_MODULES and not getattr(module, "track_running_stats", False):
             op, options = OWN_MODULES[type(module)](module)
             return self.graph.call_function(op, (x, *self._held(layer, options), scale, zero_point))
         if type(module) in FIXED_MODULES:
@@ -248,6 +248,7 @@ class NativeGraph:
                 continue
             name = f"{str(sources[0].target).replace('.', '_')}_float"
             self.constants[name] = node.target(*(self._tensor(argument) for argument in node.args))  # type: ignore[operator]
+            _put(self.graph.owning_module, name, self.constants[name])  # get_attr warns of a name that is not there
             with self.graph.inserting_before(node):
                 folded = adopt(self.graph.get_attr(name), node)
             node.replace_all_uses_with(folded)

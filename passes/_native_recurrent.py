@@ -18,7 +18,7 @@ _OPS = torch.ops.quantized
 
 
 def lower(native: NativeGraph, node: fx.Node) -> fx.Node | None:
-    """The kernel's call for a canonical recurrent op; None for other nodes, and where the engine refuses its weights."""
+    """The kernel's call for a canonical recurrent op; None for other nodes, and where the engine refuses."""
     if node.op != "call_function" or node.target not in KERNELS or node in native.avoid:
         return None
     x, hx, weights, *options, _, is_reduced = node.args

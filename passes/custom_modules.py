@@ -38,8 +38,8 @@ _KNOWN = (*WEIGHTED, *SHARED_MODULES, *OWN_MODULES, *FIXED_MODULES)
 class CustomModules(Pass):
     """Decide what becomes of recurrent layers, embeddings, attention, norms, and modules of the user's own.
 
-    Attention and torch's encoder layers are written out as nodes of which the Linear ones can be quantized. What else changes
-    is the plan: a site that cannot have what was asked gets the nearest thing, and its row says so.
+    Attention and torch's encoder layers are written out as nodes of which the Linear ones can be quantized. What else
+    changes is the plan: a site that cannot have what was asked gets the nearest thing, and its row says so.
     """
 
     name: ClassVar[str] = "custom-modules"
@@ -72,7 +72,7 @@ def _mode(program: Program, node: fx.Node) -> Mode | None:
     return None if program.plan is None else program.plan.mode_of(node)
 
 
-# Handlers ---------------------------------------------------------------------------------------------------------------
+# Handlers -----------------------------------------------------------------------------------------------------------
 
 
 def _check_all_occur(program: Program, handlers: tuple[CustomModule, ...]) -> None:
@@ -85,7 +85,7 @@ def _check_all_occur(program: Program, handlers: tuple[CustomModule, ...]) -> No
             raise UnknownTargetError(
                 "FXQ110",
                 f"no module of the graph is a {handler.name}, for which there is a handler",
-                hint=f"{did_you_mean(handler.name, known)} (a class that is traced into does not occur: name it in leaf_modules=)",
+                hint=f"{did_you_mean(handler.name, known)} A class that is traced into must be in leaf_modules=",
                 module=handler.name,
             )
 
@@ -105,7 +105,7 @@ def _hand_over(program: Program, handlers: tuple[CustomModule, ...], ledger: Led
     _handlers.observe(program, given)
 
 
-# Writing out ------------------------------------------------------------------------------------------------------------
+# Writing out --------------------------------------------------------------------------------------------------------
 
 
 def _write_out_all(program: Program, ledger: Ledger) -> None:
@@ -146,7 +146,7 @@ def _settle_cores(program: Program, ledger: Ledger) -> None:
             ledger.settle(node, FLOAT, _attention.CORE if "attention" in part_of(node) else _encoder.NO_KERNEL)
 
 
-# Fates ------------------------------------------------------------------------------------------------------------------
+# Fates --------------------------------------------------------------------------------------------------------------
 
 
 def _with_fates(program: Program, plan: QuantPlan, ledger: Ledger) -> QuantPlan:

@@ -15,9 +15,11 @@ from typing import ClassVar
 from torch import fx
 
 from fxquant.errors import LoweringError, ParityError
+from fxquant.keep_float import is_kept_float
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import origins, part_of, where
 from fxquant.passes._native_graph import Lowered, NativeGraph
+from fxquant.passes._native_ops import is_shared
 from fxquant.passes._parity import Mismatch, mismatches
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode
@@ -43,7 +45,7 @@ class LowerNative(Pass):
     check: bool = True
 
     def run(self, program: Program, ledger: Ledger) -> Program:
-        refused: dict[fx.Node, str] = {}
+        refused = _decided_float(program)
         with engine(program.target), quiet():
             lowered = NativeGraph(program.graph_module, program.target, refused).build()
             found = self._mismatches(program, lowered)
@@ -75,6 +77,17 @@ class LowerNative(Pass):
             for layer in mismatch.layers:
                 ledger.decline("FXQ505", layer, why=str(mismatch), hint=SATURATION)
         _settle_rest(program, ledger)
+
+
+def _decided_float(program: Program) -> dict[fx.Node, str]:
+    """Layers that stay float by decision among quantized ones; what only moves values may still run on codes."""
+    found: dict[fx.Node, str] = {}
+    for node in program.graph.nodes:
+        decision = None if program.plan is None else program.plan.of(node)
+        is_float = decision is not None and decision.mode is Mode.FLOAT
+        if is_kept_float(node) or (is_float and not is_shared(node.op, node.target, program.module_of(node))):
+            found[node] = "it stays float by decision"
+    return found
 
 
 def _settle_parts(program: Program, ledger: Ledger) -> None:

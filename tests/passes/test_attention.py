@@ -7,9 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.asserts import assert_no_orphans, assert_pass, assert_same, untouched
-from support.quantizing import call, quantized, row_of, sqnr_db
-from support.tracing import run_passes
 from torch import nn
 
 from fxquant.origin import origins
@@ -17,6 +14,9 @@ from fxquant.passes.custom_modules import CustomModules
 from fxquant.plan import Mode
 from fxquant.program import Stage
 from fxquant.structure import flatten
+from support.asserts import assert_no_orphans, assert_pass, assert_same, untouched
+from support.quantizing import call, quantized, row_of, sqnr_db
+from support.tracing import run_passes
 
 TARGETS, SOURCES, BATCH, WIDTH, HEADS = 5, 7, 3, 16, 4
 
@@ -141,7 +141,9 @@ def test_projections_are_quantized_and_the_core_says_why_it_is_not(mode):
     assert row.effective == "int8 (q_proj, k_proj, v_proj, out_proj), float32 (attention)"
     assert "attention: no engine has an int8 kernel for softmax(q @ k) @ v" in row.reason
     assert row.code == ""
-    assert sqnr_db(call(program, *given)[0], model(*given)[0].detach()) > 28  # five quantizations in a row of 8 bits, 7 on x86
+    assert (
+        sqnr_db(call(program, *given)[0], model(*given)[0].detach()) > 28
+    )  # five quantizations in a row of 8 bits, 7 on x86
     packed = [node for node in program.graph.nodes if "quantized" in str(node.target)]
     assert len(packed) == 4
 
@@ -208,7 +210,9 @@ def x() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("masks", ["none", "causal", "padding"])
-@pytest.mark.parametrize("options", [{}, {"norm_first": True}, {"activation": "gelu"}, {"activation": nn.SiLU()}, {"bias": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"norm_first": True}, {"activation": "gelu"}, {"activation": nn.SiLU()}, {"bias": False}], ids=str
+)
 def test_an_encoder_layer_written_out(options, masks):
     given = {
         "none": {},
@@ -226,6 +230,7 @@ def test_an_encoder_written_out(norm):
     assert_pass(CustomModules(), Encode(encoder, "mask"), x(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_padded_positions_are_computed_where_nested_tensors_would_drop_them():
     model = Encode(nn.TransformerEncoder(layer(), 2), "mask").eval()
     program, _ = run_passes(CustomModules(), model, x(), src_key_padding_mask=padding())

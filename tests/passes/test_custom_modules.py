@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
-from support.asserts import assert_same, fingerprint, untouched
-from support.quantizing import call, planned, quantized, row_of, sqnr_db, trace
-from support.tracing import run_passes
 from torch import nn
 
 from fxquant import qdq
@@ -20,10 +17,13 @@ from fxquant.ledger import Ledger
 from fxquant.origin import as_part
 from fxquant.passes.custom_modules import CustomModules
 from fxquant.pipeline import Pipeline
-from fxquant.plan import Mode
+from fxquant.plan import Mode, QuantPlan
 from fxquant.program import Stage
 from fxquant.snapping import snapshot_of
 from fxquant.torch_ao import engine, quiet
+from support.asserts import assert_same, fingerprint, untouched
+from support.quantizing import call, planned, quantized, row_of, sqnr_db, trace
+from support.tracing import run_passes
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -108,7 +108,9 @@ def test_a_handler_swaps_float_for_observed_for_quantized():
 
 @pytest.mark.parametrize("mode", [Mode.DYNAMIC, Mode.WEIGHT_ONLY])
 def test_a_handler_works_in_every_mode_that_quantizes(mode):
-    qconfig = ao.per_channel_dynamic_qconfig if mode is Mode.DYNAMIC else ao.default_weight_only_qconfig if hasattr(ao, "default_weight_only_qconfig") else ao.QConfig(ao.PlaceholderObserver, ao.default_weight_observer)
+    with quiet():
+        activation = ao.default_dynamic_quant_observer if mode is Mode.DYNAMIC else ao.PlaceholderObserver
+        qconfig = ao.QConfig(activation, ao.default_weight_observer)
     _, ledger = run((GATE,), mode, qconfig=qconfig)
     assert row_of(ledger, "gate").effective == "custom (QuantizedGate)"
 
@@ -290,27 +292,46 @@ def test_a_table_becomes_rows_in_every_mode(form, mode):
     assert found.shape == expected.shape
     if expected.numel():
         assert sqnr_db(found, expected) > 40
-    rows = qdq.dequantize_rows(*(program.canonical.table._buffers[f"weight{part}"] for part in ("", "_scale", "_zero_point")))
+    rows = qdq.dequantize_rows(
+        *(program.canonical.table._buffers[f"weight{part}"] for part in ("", "_scale", "_zero_point"))
+    )
     assert_same(found, F.embedding(INDICES[form], rows), atol=1e-6)
 
 
-def test_raw_fx_fails_on_a_static_embedding():
-    """What the fate above is for (pytorch #87184)."""
+def test_raw_fx_leaves_a_static_embedding_float_and_says_nothing():
+    """What the fate above is for."""
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
     mapping = ao.QConfigMapping().set_global(ao.get_default_qconfig("x86"))
     with warnings.catch_warnings(), engine("x86"):
         warnings.simplefilter("ignore")
-        with pytest.raises(Exception, match="float_qparams|Embedding"):
-            prepared = prepare_fx(copy.deepcopy(TakesOne(nn.Embedding(20, 8)).eval()), mapping, (INDICES["1-d"],))
-            prepared(INDICES["1-d"])
-            convert_fx(prepared)
+        prepared = prepare_fx(TakesOne(nn.Embedding(20, 8)).eval(), mapping, (INDICES["1-d"],))
+        prepared(INDICES["1-d"])
+        assert type(convert_fx(prepared).table) is nn.Embedding
+
+
+def test_a_norm_that_a_rule_keeps_float_is_not_run_on_codes_between_quantized_neighbours():
+    model = Normed(nn.LayerNorm(6), nn.Conv1d).eval()
+
+    def all_but_the_norm(program, ledger):
+        program = planned(program, ledger, Mode.STATIC)
+        changed = (
+            dataclasses.replace(decision, mode=Mode.FLOAT, qconfig=None) if decision.op == "LayerNorm" else decision
+            for decision in program.plan
+        )
+        return dataclasses.replace(program, plan=QuantPlan(tuple(changed)))
+
+    program, ledger = quantized(model, Mode.STATIC, image(nn.Conv1d), plan=all_but_the_norm)
+    assert [row_of(ledger, name).effective for name in ("first", "norm", "last")] == ["int8", "float32", "int8"]
+    assert "norm" in [node.target for node in program.graph.nodes]
 
 
 def test_another_weight_observer_gives_rows_too():
     model = TakesOne(nn.Embedding(20, 8)).eval()
     with quiet():
-        _, ledger = quantized(model, Mode.WEIGHT_ONLY, INDICES["1-d"], qconfig=ao.float_qparams_weight_only_qconfig_4bit)
+        _, ledger = quantized(
+            model, Mode.WEIGHT_ONLY, INDICES["1-d"], qconfig=ao.float_qparams_weight_only_qconfig_4bit
+        )
     assert row_of(ledger, "table").effective == "int8"
     assert "tables of uint8 rows" in row_of(ledger, "table").reason
 
@@ -408,7 +429,9 @@ def test_norms_run_on_codes(norm, conv):
     assert row.effective == "int8"
     assert "_norm on x86" in row.reason
     with torch.no_grad():
-        assert sqnr_db(call(program, image(conv)), model(image(conv))) > 26  # 7 bits in, and each norm stretches what it gets
+        assert (
+            sqnr_db(call(program, image(conv)), model(image(conv))) > 26
+        )  # 7 bits in, and each norm stretches what it gets
 
 
 def test_running_statistics_stay_float():
