@@ -98,8 +98,9 @@ def _arguments(node: fx.Node) -> dict[str, Any]:
 
 def _call(node: fx.Node) -> _Call:
     given = _arguments(node)
+    names = ("query", "key", "value", "key_padding_mask", "attn_mask")
     return _Call(
-        *(given[name] for name in ("query", "key", "value", "key_padding_mask", "attn_mask")),
+        **{name: given[name] for name in names},
         needs_weights=bool(given["need_weights"]) and not reads_only_first(node),
         is_averaged=bool(given["average_attn_weights"]),
     )

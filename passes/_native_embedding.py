@@ -29,14 +29,16 @@ def lower(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     held = native.hold(f"{str(table.args[0]).replace('.', '_')}_packed", packed)
     index = fx.map_arg(indices, native.values.__getitem__)
     if node.target is F.embedding:
-        return native.graph.call_function(embedding_byte, (held, index))
+        found: fx.Node = native.graph.call_function(embedding_byte, (held, index))
+        return found
     offsets, per_sample_weights, includes_last = (
         rest[0],
         node.kwargs["per_sample_weights"],
         node.kwargs["include_last_offset"],
     )
     given = fx.map_arg((offsets, per_sample_weights), native.values.__getitem__)
-    return native.graph.call_function(embedding_bag_byte, (held, index, *given, includes_last))
+    made: fx.Node = native.graph.call_function(embedding_bag_byte, (held, index, *given, includes_last))
+    return made
 
 
 def embedding_byte(packed: Any, indices: Tensor) -> Tensor:

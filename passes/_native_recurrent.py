@@ -21,17 +21,24 @@ def lower(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     """The kernel's call for a canonical recurrent op; None for other nodes, and where the engine refuses."""
     if node.op != "call_function" or node.target not in KERNELS or node in native.avoid:
         return None
-    x, hx, weights, *options, _, is_reduced = node.args
-    cells = [weights[start : start + 4] for start in range(0, len(weights), 4)]  # type: ignore[arg-type, index]
-    packed = [_packed(native, node, cell, is_reduced, has_params=bool(options)) for cell in cells]
-    if any(cell is None for cell in packed):
-        return None
+    arguments: Any = node.args
+    x, hx, weights, *options, _, is_reduced = arguments
+    cells = [weights[start : start + 4] for start in range(0, len(weights), 4)]
+    packed = []
+    for cell in cells:
+        parts = _packed(native, node, cell, is_reduced, has_params=bool(options))
+        if parts is None:
+            return None
+        packed.append(parts)
     held = tuple(
-        native.hold(f"{node.name}_cell{i}_{j}", part) for i, cell in enumerate(packed) for j, part in enumerate(cell)
-    )  # type: ignore[arg-type]
+        native.hold(f"{node.name}_cell{index}_{place}", part)
+        for index, parts in enumerate(packed)
+        for place, part in enumerate(parts)
+    )
     hidden_size = native.codes_of(cells[0][1]).shape[1]
     inputs = fx.map_arg((x, hx), native.values.__getitem__)
-    return native.graph.call_function(KERNELS[node.target], (*inputs, held, hidden_size, *options))  # type: ignore[index]
+    made: fx.Node = native.graph.call_function(KERNELS[node.target], (*inputs, held, hidden_size, *options))  # type: ignore[index, misc]
+    return made
 
 
 def _packed(

@@ -24,10 +24,16 @@ def substitute(graph: fx.Graph, node: fx.Node, value: Any, owner: fx.Node | None
                     carry(heir, heir, user)
                 substitute(graph, user, value[index], owner)
                 continue
-        user.args, user.kwargs = (
-            fx.map_arg(part, lambda source: value if source is node else source) for part in (user.args, user.kwargs)
-        )
+        _replace(user, node, value)
     graph.erase_node(node)
+
+
+def _replace(user: fx.Node, node: fx.Node, value: Any) -> None:
+    def chosen(source: fx.Node) -> Any:
+        return value if source is node else source
+
+    user.args = fx.map_arg(user.args, chosen)  # type: ignore[assignment]
+    user.kwargs = fx.map_arg(user.kwargs, chosen)  # type: ignore[assignment]
 
 
 def reads_only_first(node: fx.Node) -> bool:

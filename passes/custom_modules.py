@@ -15,10 +15,10 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxquant.custom import CustomModule, handled_by, handler_for
-from fxquant.errors import UnknownTargetError, did_you_mean
+from fxquant.errors import UnknownTargetError, UnsupportedOpError, did_you_mean
 from fxquant.keep_float import is_kept_float, keep_float
 from fxquant.ledger import FLOAT, Ledger
-from fxquant.origin import part_of
+from fxquant.origin import part_of, where
 from fxquant.passes import _attention, _embedding, _encoder, _handlers, _norm, _recurrent
 from fxquant.passes._fate import Fate
 from fxquant.passes._functional import WEIGHTED
@@ -40,12 +40,14 @@ class CustomModules(Pass):
 
     Attention and torch's encoder layers are written out as nodes of which the Linear ones can be quantized. What else
     changes is the plan: a site that cannot have what was asked gets the nearest thing, and its row says so.
+    With `strict`, a site that stays float against the plan (FXQ208) is an error.
     """
 
     name: ClassVar[str] = "custom-modules"
     accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.TRACED, Stage.PLANNED})
 
     handlers: tuple[CustomModule, ...] | None = None
+    strict: bool = False
 
     def run(self, program: Program, ledger: Ledger) -> Program:
         handlers = tuple(self.handlers or ())
@@ -56,6 +58,8 @@ class CustomModules(Pass):
         _hand_over(program, handlers, ledger)
         program = replace(program, plan=_with_fates(program, program.plan, ledger))
         _settle_cores(program, ledger)
+        if self.strict:
+            _refuse_declined(program, ledger)
         return program
 
 
@@ -144,6 +148,21 @@ def _settle_cores(program: Program, ledger: Ledger) -> None:
     for node in program.graph.nodes:
         if part_of(node) and is_kept_float(node) and not ledger.is_settled(node):
             ledger.settle(node, FLOAT, _attention.CORE if "attention" in part_of(node) else _encoder.NO_KERNEL)
+
+
+def _refuse_declined(program: Program, ledger: Ledger) -> None:
+    """FXQ208 as an error, for the first site that stays float although something else was asked."""
+    for node in program.graph.nodes:
+        row = ledger.row_of(node) if is_kept_float(node) else None
+        if row is not None and row.code == CODE:
+            raise UnsupportedOpError(
+                CODE,
+                f"module '{row.module}' ({row.op}) stays float: {row.reason}",
+                hint=row.hint or "ask for it to be float, or leave strict out",
+                node=node.name,
+                module=row.module,
+                where=where(node),
+            )
 
 
 # Fates --------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import nn
 
 from fxquant import qdq
 from fxquant.custom import CustomModule, handler_for, leaf_types
-from fxquant.errors import PassError, UnknownTargetError, UsageError
+from fxquant.errors import PassError, UnknownTargetError, UnsupportedOpError, UsageError
 from fxquant.ledger import Ledger
 from fxquant.origin import as_part
 from fxquant.passes.custom_modules import CustomModules
@@ -161,6 +161,16 @@ def test_a_leaf_without_a_handler_stays_float_and_says_how_to_register_one():
     assert [row_of(ledger, name).effective for name in ("first", "last")] == ["int8", "int8"]
     with torch.no_grad():
         assert sqnr_db(call(program, x()), Net().eval()(x())) > 30
+
+
+def test_strict_makes_it_an_error_that_names_the_module():
+    model = Net().eval()
+    with untouched(model), pytest.raises(UnsupportedOpError) as caught:
+        run((), model=model, strict=True)
+    assert caught.value.code == "FXQ208"
+    assert caught.value.message.startswith("module 'gate' (Gate) stays float")
+    assert caught.value.where is not None
+    run((GATE,), model=model, strict=True)
 
 
 def test_a_handler_for_a_class_that_does_not_occur_names_the_nearest():

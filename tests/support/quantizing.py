@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -64,18 +65,17 @@ def quantized(
     qconfig: Any = None,
     plan: Callable[[Program, Ledger], Program] | None = None,
     until: Stage = Stage.LOWERED,
+    strict: bool = False,
     **kwargs: Any,
 ) -> tuple[Program, Ledger]:
-    """A model through custom-modules, insert-observers, calibrate, convert and lower-native, asked `mode` everywhere."""
-    import copy
-
+    """A model from custom-modules to lower-native, asked `mode` everywhere."""
     ledger = Ledger()
     request = CaptureRequest(copy.deepcopy(model).eval(), args or None, kwargs or None, leaf_modules=leaf_modules)
     program = replace(capture(request, ledger), target=target)
     program = planned(program, ledger, mode, qconfig) if plan is None else plan(program, ledger)
     steps = Pipeline(
         (
-            CustomModules(handlers=tuple(handlers)),
+            CustomModules(handlers=tuple(handlers), strict=strict),
             InsertObservers(),
             Calibrate(data=Batches([(args, kwargs)])),
             Convert(),
