@@ -40,6 +40,15 @@ def refusal(module: nn.Module, node: fx.Node) -> str | None:
     return None
 
 
+def remark(module: nn.Module, node: fx.Node) -> str | None:
+    """What the written-out encoder does otherwise than torch's; None where it is the same."""
+    if not isinstance(module, nn.TransformerEncoder) or not module.use_nested_tensor:
+        return None
+    if _arguments(module, node)["src_key_padding_mask"] is None:
+        return None
+    return "padded positions are computed like the others, where torch's nested tensors would give zeros"
+
+
 def _is_named(activation: object) -> bool:
     return isinstance(activation, nn.Module) or getattr(activation, "__name__", "<lambda>") != "<lambda>"
 

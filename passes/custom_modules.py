@@ -119,6 +119,9 @@ def _write_out_all(program: Program, ledger: Ledger) -> None:
         node = waiting.pop()
         module = program.module_of(node)
         if type(module) in _encoder.ENCODERS and _may(program, node, _encoder.refusal(module, node), ledger):  # type: ignore[arg-type]
+            told = _encoder.remark(module, node)  # type: ignore[arg-type]
+            if told is not None:
+                ledger.remark(node, told)
             waiting.extend(_encoder.write_out(program.graph_module, node))
     held: dict[str, _attention.Projections] = {}
     for node, module in list(_leaves(program)):

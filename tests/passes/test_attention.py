@@ -241,6 +241,14 @@ def test_padded_positions_are_computed_where_nested_tensors_would_drop_them():
     assert_same(found[kept], expected[kept], rtol=1e-5, atol=1e-5)
 
 
+def test_the_row_says_that_padded_positions_are_computed():
+    model = Encode(nn.TransformerEncoder(layer(), 1), "mask").eval()
+    _, ledger = quantized(model, Mode.DYNAMIC, x(), src_key_padding_mask=padding())
+    assert row_of(ledger, "encoder").reason.startswith("padded positions are computed like the others")
+    _, ledger = quantized(model, Mode.DYNAMIC, x())
+    assert "padded" not in row_of(ledger, "encoder").reason
+
+
 @pytest.mark.parametrize("mode", [Mode.STATIC, Mode.DYNAMIC])
 def test_every_linear_of_an_encoder_is_quantized(mode):
     model = Encode(nn.TransformerEncoder(layer(), 2, enable_nested_tensor=False), "mask").eval()

@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 from fxquant import recurrent
+from fxquant.errors import UntraceableError
+from fxquant.passes.custom_modules import CustomModules
 from fxquant.plan import Mode
 from fxquant.program import Stage
 from fxquant.structure import flatten
 from fxquant.torch_ao import engine, quiet
 from support.asserts import assert_same, untouched
-from support.quantizing import call, quantized, row_of, sqnr_db
+from support.quantizing import call, planned, quantized, row_of, sqnr_db
+from support.tracing import trace
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -264,3 +267,41 @@ def test_a_layer_called_twice_without_unshare():
     model, x = Twice().eval(), torch.randn(STEPS, BATCH, WIDTH)
     program, _ = quantized(model, Mode.DYNAMIC, x)
     assert sqnr_db(call(program, x), model(x).detach()) > 25
+
+
+def test_parity_where_the_leading_sizes_of_input_and_state_are_equal_by_chance():
+    torch.manual_seed(0)
+    model = Whole(nn.LSTM(WIDTH, HIDDEN, num_layers=2, bidirectional=True)).eval()
+    args = torch.randn(4, BATCH, WIDTH), initial(model.layer)
+    program, ledger = quantized(model, Mode.DYNAMIC, *args)
+    assert row_of(ledger, "layer").effective == "int8"
+    for got, wanted in zip(tensors(call(program, *args)), tensors(evaluated(model, *args)), strict=True):
+        assert sqnr_db(got, wanted) > 30
+
+
+class Packed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.LSTM(WIDTH, HIDDEN)
+
+    def forward(self, packed):
+        return self.layer(packed)[1][0]
+
+
+def test_a_packed_sequence_cannot_be_traced_and_the_error_says_where():
+    model = Packed().eval()
+    packed = nn.utils.rnn.pack_sequence([torch.randn(4, WIDTH), torch.randn(2, WIDTH)])
+    with untouched(model), pytest.raises(UntraceableError) as caught:
+        quantized(model, Mode.STATIC, packed)
+    assert caught.value.code == "FXQ210"
+
+
+def test_a_packed_sequence_from_another_capture_stays_float():
+    program, ledger = trace(Packed(), torch.randn(STEPS, BATCH, WIDTH))
+    program = planned(program, ledger, Mode.STATIC)
+    node = next(node for node in program.graph.nodes if node.op == "call_module")
+    node.args = ((node.args[0], node.args[0]),)
+    CustomModules().run(program, ledger)
+    row = row_of(ledger, "layer")
+    assert (row.effective, row.code) == ("float32", "FXQ208")
+    assert "PackedSequence" in row.reason
