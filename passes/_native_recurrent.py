@@ -55,6 +55,8 @@ def _packed(
     try:
         ih, hh = prepack(w_ih, b_ih), prepack(w_hh, b_hh)
     except RuntimeError as error:
+        if not w_ih.is_quantized:  # without a float16 kernel its weights are widened when they are used
+            return None
         native.refuse(node, f"{native.target} refuses its weights: {str(error).splitlines()[0]}")
         return None
     if not has_params:

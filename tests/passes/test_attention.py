@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -14,6 +15,11 @@ from fxquant.passes.custom_modules import CustomModules
 from fxquant.plan import Mode
 from fxquant.program import Stage
 from fxquant.structure import flatten
+from fxquant.torch_ao import quiet
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from torch.ao import quantization as ao
 from support.asserts import assert_no_orphans, assert_pass, assert_same, untouched
 from support.quantizing import call, quantized, row_of, sqnr_db
 from support.tracing import run_passes
@@ -146,6 +152,15 @@ def test_projections_are_quantized_and_the_core_says_why_it_is_not(mode):
     )  # five quantizations in a row of 8 bits, 7 on x86
     packed = [node for node in program.graph.nodes if "quantized" in str(node.target)]
     assert len(packed) == 4
+
+
+def test_weight_only_projections():
+    model, given = Attend(nn.MultiheadAttention(WIDTH, HEADS), need_weights=False).eval(), inputs()
+    with quiet():
+        qconfig = ao.QConfig(ao.PlaceholderObserver, ao.default_per_channel_weight_observer)
+    program, ledger = quantized(model, Mode.WEIGHT_ONLY, *given, qconfig=qconfig)
+    assert row_of(ledger, "attn").effective.startswith("int8 weights (q_proj, k_proj, v_proj, out_proj)")
+    assert sqnr_db(call(program, *given)[0], model(*given)[0].detach()) > 35
 
 
 def test_float16_projections():

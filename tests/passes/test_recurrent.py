@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.asserts import assert_same, untouched
+from support.quantizing import call, planned, quantized, row_of, sqnr_db
+from support.tracing import trace
 from torch import nn
 
 from fxquant import recurrent
@@ -17,9 +20,6 @@ from fxquant.plan import Mode
 from fxquant.program import Stage
 from fxquant.structure import flatten
 from fxquant.torch_ao import engine, quiet
-from support.asserts import assert_same, untouched
-from support.quantizing import call, planned, quantized, row_of, sqnr_db
-from support.tracing import trace
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -165,6 +165,14 @@ def test_float16_weights(kind):
     assert all(sqnr_db(a, b.detach()) > 60 for a, b in zip(tensors(call(program, x)), tensors(model(x)), strict=True))
     stored = [value.dtype for name, value in program.canonical.state_dict().items() if name.endswith("weight")]
     assert set(stored) == {torch.float16}
+
+
+def test_float16_weights_are_widened_where_the_engine_has_no_kernel_for_them():
+    model, x = Whole(nn.LSTM(WIDTH, HIDDEN)).eval(), torch.randn(STEPS, BATCH, WIDTH)
+    program, ledger = quantized(model, Mode.FLOAT16, x, target="qnnpack")
+    row = row_of(ledger, "layer")
+    assert (row.effective, row.reason) == ("float16", "computed in float32 from float16 weights")
+    assert sqnr_db(call(program, x)[0], evaluated(model, x)[0]) > 60
 
 
 DECLINED = [
