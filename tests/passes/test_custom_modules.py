@@ -8,9 +8,6 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from support.asserts import assert_same, fingerprint, untouched
-from support.quantizing import call, planned, quantized, row_of, sqnr_db, trace
-from support.tracing import run_passes
 from torch import nn
 
 from fxquant import qdq
@@ -24,6 +21,9 @@ from fxquant.plan import Mode, QuantPlan
 from fxquant.program import Stage
 from fxquant.snapping import snapshot_of
 from fxquant.torch_ao import engine, quiet
+from support.asserts import assert_same, fingerprint, untouched
+from support.quantizing import call, planned, quantized, row_of, sqnr_db, trace
+from support.tracing import run_passes
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

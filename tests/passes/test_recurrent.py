@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.asserts import assert_same, untouched
-from support.quantizing import call, planned, quantized, row_of, sqnr_db
-from support.tracing import trace
 from torch import nn
 
 from fxquant import recurrent
@@ -20,6 +17,9 @@ from fxquant.plan import Mode
 from fxquant.program import Stage
 from fxquant.structure import flatten
 from fxquant.torch_ao import engine, quiet
+from support.asserts import assert_same, untouched
+from support.quantizing import call, planned, quantized, row_of, sqnr_db
+from support.tracing import trace
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
