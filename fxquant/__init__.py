@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fxquant.compiler import compile, default_pipeline
+    from fxquant.custom import CustomModule
     from fxquant.diffing import GraphDiff
     from fxquant.errors import FxQuantError, FxQuantWarning
     from fxquant.ledger import Ledger, Row
@@ -25,6 +26,7 @@ _HOMES = {
     "compile": "fxquant.compiler",
     "default_pipeline": "fxquant.compiler",
     "CompiledModel": "fxquant.model",
+    "CustomModule": "fxquant.custom",
     "Decision": "fxquant.plan",
     "FxQuantError": "fxquant.errors",
     "FxQuantWarning": "fxquant.errors",
@@ -42,6 +44,7 @@ _HOMES = {
 
 __all__ = [
     "CompiledModel",
+    "CustomModule",
     "Decision",
     "FxQuantError",
     "FxQuantWarning",

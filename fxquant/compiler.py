@@ -15,6 +15,7 @@ from fxquant import preflight, targets
 from fxquant.batches import Batches, Reader, reader_for
 from fxquant.calibration import has_observers
 from fxquant.capture import CaptureRequest, capture
+from fxquant.custom import CustomModule, leaf_types
 from fxquant.errors import ContractError, ExampleInputError
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
@@ -66,7 +67,7 @@ def compile(
     concrete_args: Mapping[str, Any] | None = None,
     leaf_modules: Sequence[str | type[nn.Module]] = (),
     skip_batchnorm: Sequence[str] = (),
-    custom_modules: Sequence[Any] = (),
+    custom_modules: Sequence[CustomModule] = (),
     forward_fn: Callable[[nn.Module, Any], object] | None = None,
     max_batches: int = 128,
     on_nonfinite: str = "error",
@@ -109,14 +110,17 @@ def compile(
         data = None if calibration_data is None else Batches(calibration_data)
         reader = reader_for(float_model, data, example_inputs, ledger)
         example = _example(example_inputs, data, reader, is_readable=forward_fn is None)
-        request = CaptureRequest(fork(float_model), *example, concrete_args, leaf_modules)
+        kinds = tuple(
+            kind for kind in leaf_types(custom_modules) if any(isinstance(m, kind) for m in float_model.modules())
+        )
+        request = CaptureRequest(fork(float_model), *example, concrete_args, (*leaf_modules, *kinds))
         program = replace(capture(request, ledger), target=resolution.engine)
         ledger.notice("FXQ507", resolution.reason)
         pipeline = _pipeline(
             passes,
             select_qconfigs={"policy": policy, "strict": strict},
             skip_batchnorm={"names": tuple(skip_batchnorm)},
-            custom_modules={"handlers": tuple(custom_modules)},
+            custom_modules={"handlers": tuple(custom_modules), "strict": strict},
             insert_observers={"strict": strict},
             calibrate={
                 "data": data,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from torch import fx
 
-from fxquant.origin import origins, scope, site_of
+from fxquant.origin import origins, part_of, scope, site_of
 
 FLOAT = "float32"
+_FEW = 4  # parts of one site that a row still names
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Ledger:
     def __init__(self) -> None:
         self._rows: dict[str, Row] = {}
         self._notices: list[Row] = []
+        self._parts: dict[str, dict[str, Row]] = {}  # site → part → what became of it
+        self._remarks: dict[str, Row] = {}
 
     def __iter__(self) -> Iterator[Row]:
         """Layers in graph order, then notices."""
@@ -65,20 +68,46 @@ class Ledger:
         self._rows[site] = replace(self._rows[site], requested=requested, reason=why)
 
     def settle(self, node: fx.Node, effective: str, reason: str, *, code: str = "", hint: str = "") -> None:
-        """Write down what `node` got, and why. The last word counts, for its first origin.
+        """Write down what `node` got, and why. The last word counts, for its first origin and for each part of a site.
 
         Its other origins (what was folded or fused into it) keep what an earlier pass said of them.
         """
         first, *others = origins(node) or (node.name,)
         for site in (first, *(other for other in others if other not in self._rows or not self._rows[other].effective)):
-            self.settle_site(site, effective, reason, module=scope(node), code=code, hint=hint)
+            self.settle_site(site, effective, reason, module=scope(node), code=code, hint=hint, part=part_of(node))
 
     def settle_site(
-        self, site: str, effective: str, reason: str, *, module: str = "", code: str = "", hint: str = ""
+        self,
+        site: str,
+        effective: str,
+        reason: str,
+        *,
+        module: str = "",
+        code: str = "",
+        hint: str = "",
+        part: str = "",
     ) -> None:
-        """`settle` for one origin id, whose node may be gone."""
+        """`settle` for one origin id, whose node may be gone. A `part` joins the other parts of its site."""
         row = self._rows.get(site) or Row(site, module, op="", requested="", effective="", reason="")
-        self._rows[site] = replace(row, effective=effective, reason=reason, code=code, hint=hint)
+        row = replace(row, effective=effective, reason=reason, code=code, hint=hint)
+        if part:
+            parts = self._parts.setdefault(site, {})
+            parts[part] = row
+            row = _joined(parts)
+        remark = self._remarks.get(site)
+        self._rows[site] = row if remark is None else _with(row, remark)
+
+    def remark(self, node: fx.Node, why: str, *, code: str = "", hint: str = "") -> None:
+        """Something to be said in this node's rows whatever becomes of them: why it is not quite what was asked."""
+        for site in origins(node) or (node.name,):
+            self._remarks[site] = Row(site, "", op="", requested="", effective="", reason=why, code=code, hint=hint)
+
+    def is_settled(self, node: fx.Node) -> bool:
+        """Have all of this node's sites (or its part of them) got their rows?"""
+        part = part_of(node)
+        if part:
+            return part in self._parts.get(site_of(node), {})
+        return all(site in self._rows and self._rows[site].effective for site in origins(node))
 
     def decline(self, code: str, node: fx.Node, *, why: str, hint: str = "") -> None:
         """A layer that stays float although something else was asked: why, with its code."""
@@ -103,3 +132,32 @@ class Ledger:
         counts = {kind: settled.count(kind) for kind in dict.fromkeys(settled)}
         told = ", ".join(f"{count} {kind or 'open'}" for kind, count in counts.items())
         return f"Ledger({len(self._rows)} layers: {told}; {len(self._notices)} notices)"
+
+
+def _joined(parts: Mapping[str, Row]) -> Row:
+    """One row for all parts of a site: 'int8 (q_proj, k_proj), float32 (attention)'."""
+    ordered = dict(sorted(parts.items(), key=lambda item: item[1].effective == FLOAT))
+    rows = list(ordered.values())
+    return replace(
+        next((row for row in rows if row.code), rows[0]),
+        effective=_grouped({part: row.effective for part, row in ordered.items()}, "{what} ({parts})", ", "),
+        reason=_grouped({part: row.reason for part, row in ordered.items()}, "{parts}: {what}", "; "),
+    )
+
+
+def _grouped(values: Mapping[str, str], form: str, separator: str) -> str:
+    groups: dict[str, list[str]] = {}
+    for part, value in values.items():
+        groups.setdefault(value, []).append(part)
+    if len(groups) == 1:
+        return next(iter(groups))
+    return separator.join(form.format(what=value, parts=_listed(parts)) for value, parts in groups.items())
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(parts) if len(parts) <= _FEW else f"{len(parts)} parts"
+
+
+def _with(row: Row, remark: Row) -> Row:
+    reason = f"{remark.reason}; {row.reason}" if row.reason else remark.reason
+    return replace(row, reason=reason, code=row.code or remark.code, hint=row.hint or remark.hint)

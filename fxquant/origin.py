@@ -10,7 +10,7 @@ from torch import fx
 
 from fxquant.location import Location
 
-_ORIGIN, _WHERE, _SCOPE = "fxq_origin", "fxq_where", "fxq_scope"
+_ORIGIN, _WHERE, _SCOPE, _PART = "fxq_origin", "fxq_where", "fxq_scope", "fxq_part"
 
 
 def origins(node: fx.Node) -> tuple[str, ...]:
@@ -37,6 +37,18 @@ def scope(node: fx.Node) -> str:
     return found
 
 
+def part_of(node: fx.Node) -> str:
+    """Which part of its site a node is ('q_proj'), where a pass expanded one call into several; '' for the whole."""
+    found: str = node.meta.get(_PART, "")
+    return found
+
+
+def as_part(node: fx.Node, part: str) -> fx.Node:
+    """Let `node` be one part of its site. Returns `node`."""
+    node.meta[_PART] = part
+    return node
+
+
 def mark(node: fx.Node, *, at: Location | None, scope_name: str) -> None:
     """Give a freshly traced node its identity. For capture only."""
     node.meta[_ORIGIN] = (node.name,)
@@ -47,7 +59,7 @@ def carry(new: fx.Node, *olds: fx.Node) -> fx.Node:
     """Let `new` stand for `olds`: all their origins in order, the first one's line and scope. Returns `new`."""
     merged = dict.fromkeys(origin for old in (*olds, new) for origin in origins(old))
     first = olds[0].meta
-    new.meta.update({key: first[key] for key in (_WHERE, _SCOPE) if key in first})
+    new.meta.update({key: first[key] for key in (_WHERE, _SCOPE, _PART) if key in first})
     new.meta[_ORIGIN] = tuple(merged)
     return new
 

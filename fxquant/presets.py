@@ -21,6 +21,7 @@ CONV_TRANSPOSE = (
     *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
 )
 EMBEDDING = (nn.Embedding, nn.EmbeddingBag)
+ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 RECURRENT = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 FLOAT_ONLY = (F.embedding, F.embedding_bag, nn.RNN)  # no engine has a quantized form of them
 
@@ -93,18 +94,18 @@ def _saturates(target: str) -> bool:
 
 def _int8_dynamic(target: str) -> tuple[Pairs, object | None]:
     dynamic = torch_ao.stock_qconfig("per_channel_dynamic_qconfig")
-    return [*_each(LINEAR, dynamic), *_recurrent(), *_embeddings()], None
+    return [*_each((*LINEAR, *ATTENTION), dynamic), *_recurrent(), *_embeddings()], None
 
 
 def _int8_weight_only(target: str) -> tuple[Pairs, object | None]:
     per_channel, per_tensor = (
         torch_ao.make_qconfig(Ask(TensorAsk(), weight)) for weight in (WEIGHT_PER_CHANNEL, WEIGHT_PER_TENSOR)
     )
-    return [*_each((*LINEAR, *CONV), per_channel), *_each(CONV_TRANSPOSE, per_tensor), *_embeddings()], None
+    return [*_each((*LINEAR, *CONV, *ATTENTION), per_channel), *_each(CONV_TRANSPOSE, per_tensor), *_embeddings()], None
 
 
 def _float16(target: str) -> tuple[Pairs, object | None]:
-    return _each((*LINEAR, nn.LSTM), torch_ao.stock_qconfig("float16_dynamic_qconfig")), None
+    return _each((*LINEAR, *ATTENTION, nn.LSTM), torch_ao.stock_qconfig("float16_dynamic_qconfig")), None
 
 
 _PRESETS: dict[str, Callable[[str], tuple[Pairs, object | None]]] = {

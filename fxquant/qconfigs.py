@@ -21,10 +21,12 @@ EMBEDDING = frozenset({"Embedding", "EmbeddingBag", "embedding", "embedding_bag"
 RECURRENT = frozenset({"LSTM", "GRU", "LSTMCell", "GRUCell", "RNNCell"})
 WEIGHTED = LINEAR | CONV | CONV_TRANSPOSE | EMBEDDING | RECURRENT | {"PReLU", "prelu"}
 
+ATTENTION = frozenset({"MultiheadAttention", "TransformerEncoderLayer", "TransformerEncoder"})  # written out as Linears
+
 SERVED: dict[Mode, frozenset[str]] = {  # the layers that have a form in each mode; STATIC is every other layer's affair
-    Mode.DYNAMIC: LINEAR | RECURRENT,
-    Mode.WEIGHT_ONLY: LINEAR | CONV | CONV_TRANSPOSE | EMBEDDING,
-    Mode.FLOAT16: LINEAR | {"LSTM"},
+    Mode.DYNAMIC: LINEAR | RECURRENT | ATTENTION,
+    Mode.WEIGHT_ONLY: LINEAR | CONV | CONV_TRANSPOSE | EMBEDDING | ATTENTION,
+    Mode.FLOAT16: LINEAR | ATTENTION | {"LSTM"},
 }
 
 
@@ -113,10 +115,8 @@ def _refuse_static(ask: Ask, op: str, target: str) -> str | None:
         return f"the qconfig asks for activations per channel, target '{target}' serves them per tensor"
     if activation.observer == "RecordingObserver":
         return "RecordingObserver keeps the values it sees and computes no range"
-    if op in EMBEDDING:
-        return f"'{op}' takes a weight-only qconfig with float qparams, such as float_qparams_weight_only_qconfig"
-    if op in RECURRENT:
-        return f"'{op}' has no static form on target '{target}', only a dynamic one"
+    if op in EMBEDDING | RECURRENT:
+        return None  # the custom-modules pass gives them the form that they have, and says so
     return _refuse_weight(ask.weight, op, target) if op in WEIGHTED else None
 
 

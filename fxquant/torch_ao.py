@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 from torch.ao.nn.intrinsic.modules.fused import _FusedModule
-from torch.ao.quantization import QConfig, QConfigMapping
+from torch.ao.quantization import QConfig, QConfigMapping, float_qparams_weight_only_qconfig
 from torch.ao.quantization.fake_quantize import FakeQuantizeBase
 from torch.ao.quantization.fx.prepare import prepare as _prepare
 from torch.ao.quantization.observer import ObserverBase
@@ -30,10 +30,11 @@ KNOWN_WARNINGS = (
     ".*quantized dtypes? (is|are) deprecated.*",
     "Please use quant_min and quant_max to specify the range for observers",
     "must run observer before calling calculate_qparams",
-    "torch.quantize_per_(tensor|channel).* is deprecated",
+    "torch.quantize_per_(tensor|channel).* (is|are) deprecated",
     "torch.quantize_per_tensor, torch.quantize_per_channel and other quantized tensor creation functions",
     "QConfig must specify a FixedQParamsObserver",  # the ledger says it, with the layer's name
     "TypedStorage is deprecated",
+    "Currently, qnnpack incorrectly ignores reduce_range",
 )
 
 _ENGINE_LOCK = threading.RLock()
@@ -214,6 +215,11 @@ def _factory(ask: TensorAsk) -> Any:
     if ask.granularity == "channel":
         options["ch_axis"] = ask.axis
     return getattr(ao, ask.observer).with_args(**options)
+
+
+def rows_qconfig() -> object:
+    """Weights only, uint8, one float scale and zero point for each row: what tables of embeddings take."""
+    return float_qparams_weight_only_qconfig
 
 
 # Fusing: the module types that prepare knows as one unit -------------------------------------------------------------

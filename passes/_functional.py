@@ -22,14 +22,11 @@ WEIGHTED: dict[type[nn.Module], tuple[Callable[..., Any], tuple[str, ...]]] = {
 
 def is_weighted(module: nn.Module | None) -> bool:
     """Is this a layer whose weight the canonical graph can hold as codes?"""
-    return type(module) in WEIGHTED or type(module) is nn.Embedding
+    return type(module) in WEIGHTED
 
 
 def emit(graph: fx.Graph, module: nn.Module, x: Any, weight: fx.Node, bias: fx.Node | None) -> fx.Node:
     """The functional call that computes what `module` computes on `x`, with this weight and bias."""
-    if isinstance(module, nn.Embedding):
-        lookup = (module.padding_idx, module.max_norm, module.norm_type, module.scale_grad_by_freq, module.sparse)
-        return graph.call_function(F.embedding, (x, weight, *lookup))
     function, names = WEIGHTED[type(module)]
     options = {name: getattr(module, name) for name in names}
     if getattr(module, "padding_mode", "zeros") != "zeros":

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxquant import qdq
 from fxquant.origin import adopt, carry
+from fxquant.passes import _native_embedding, _native_recurrent
 from fxquant.passes._native_ops import BINARY, FIXED_MODULES, OWN_MODULES, SHAPE_METHODS, is_shared
 from fxquant.passes._packing import PACKED, quantized_tensor
 
@@ -160,7 +161,7 @@ class NativeGraph:
         if not self._is_coded(layer.args[0]):
             return None
         x, kind = self._coded(layer.args[0]), type(module) if module is not None else nn.Module
-        if kind in OWN_MODULES:
+        if kind in OWN_MODULES and not getattr(module, "track_running_stats", False):
             op, options = OWN_MODULES[kind](module)
             return self.graph.call_function(op, (x, *self._held(layer, options), scale, zero_point))
         if kind in FIXED_MODULES:
@@ -213,7 +214,7 @@ class NativeGraph:
             return adopt(self.graph.call_method(str(node.target), (self._coded(node.args[0]), *rest)), node)
         if node.op == "call_function" and node.target is getattr and self._is_coded(node.args[0]):
             return adopt(self.graph.call_function(getattr, (self._coded(node.args[0]), *node.args[1:])), node)
-        made = self._dynamic_linear(node) or self._embedding(node)
+        made = self._dynamic_linear(node) or _native_embedding.lower(self, node) or _native_recurrent.lower(self, node)
         if made is not None:
             self.native[node] = f"runs as {self._named(made)} on {self.target}"
             self.counterpart[made] = node
@@ -237,20 +238,6 @@ class NativeGraph:
         arguments = (self.values[x], packed, is_reduced)  # type: ignore[index]
         return self.graph.call_function(torch.ops.quantized.linear_dynamic.default, arguments)
 
-    def _embedding(self, node: fx.Node) -> fx.Node | None:
-        """A look-up in a table of uint8 rows."""
-        if node.op != "call_function" or node.target is not F.embedding or node in self.avoid:
-            return None
-        table = node.args[1]
-        if not isinstance(table, fx.Node) or table.target is not qdq.dequantize_rows:
-            return None
-        codes, scale, zero_point = (self._tensor(argument) for argument in table.args)
-        name = f"{_attribute(table.args[0])}_packed"
-        weight = quantized_tensor(codes, scale, zero_point, 0)
-        self.constants[name] = torch.ops.quantized.embedding_bag_prepack(weight)
-        arguments = (self.graph.create_node("get_attr", name), self.values[node.args[0]])  # type: ignore[index]
-        return self.graph.call_function(torch.ops.quantized.embedding_byte.default, arguments)
-
     def _fold_weights(self) -> None:
         """Dequantized weights that a float op still reads are computed once, now."""
         for node in list(self.graph.nodes):
@@ -265,6 +252,27 @@ class NativeGraph:
                 folded = adopt(self.graph.create_node("get_attr", name), node)
             node.replace_all_uses_with(folded)
         self._assembled().graph.eliminate_dead_code()
+
+    # For the lowerings of other files ---------------------------------------------------------------------------------
+
+    def hold(self, name: str, value: Any) -> fx.Node:
+        """A get_attr of a constant of the lowered module."""
+        self.constants[name] = value
+        return self.graph.get_attr(name)
+
+    def refuse(self, layer: fx.Node, why: str) -> None:
+        """Let a layer stay float because the engine does not take it."""
+        self.refused[layer] = self.avoid[layer] = why
+
+    def tensor_of(self, argument: Any) -> Any:
+        """The value of a get_attr; other arguments as they are."""
+        return self._tensor(argument)
+
+    def codes_of(self, weight: fx.Node) -> Tensor:
+        """The quantized tensor of a dequantized int8 weight, or the float32 one of a widened float16 weight."""
+        held = self._weight(weight)
+        found: Tensor = self._tensor(weight.args[0]).float() if held is None else held
+        return found
 
     # Small questions --------------------------------------------------------------------------------------------------
 
@@ -288,6 +296,8 @@ class NativeGraph:
             return f"{type(module).__name__} on codes"
         if isinstance(made.target, torch._ops.OpOverload):
             return made.target._schema.name.replace("::", ".")
+        if getattr(made.target, "__module__", "").startswith("fxquant."):
+            return f"torch's {made.target.__name__}"  # type: ignore[union-attr]
         return f"{getattr(made.target, '__name__', made.target)} on codes"
 
     def _assembled(self) -> fx.GraphModule:

@@ -52,9 +52,12 @@ class _Checker(fx.Interpreter):
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
         canonical = self.counterpart.get(node)
-        if canonical is None or not isinstance(value, Tensor):
+        if canonical is None or not isinstance(value, (Tensor, tuple)):
             return value
         expected = self.reference[canonical]
+        if isinstance(value, tuple):
+            self.steps[canonical] = max(map(_steps, value, expected))
+            return expected
         self.steps[canonical] = _steps(value, expected)
         if not value.is_quantized:
             return expected

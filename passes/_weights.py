@@ -61,7 +61,7 @@ def store(
     """Put the quantized weight in the place of the module called `name`."""
     qparams = observe_weight(weight, qconfig)
     held = QuantizedWeight(quantize_weight(weight, qparams), qparams, bias)
-    _put(graph_module, name, held)
+    put(graph_module, name, held)
     return held
 
 
@@ -81,10 +81,11 @@ class HalfWeight(nn.Module):
 
 def store_half(graph_module: fx.GraphModule, name: str, module: nn.Module) -> None:
     """Put a float16 weight in the place of the module called `name`."""
-    _put(graph_module, name, HalfWeight(module.weight, getattr(module, "bias", None)))  # type: ignore[arg-type]
+    put(graph_module, name, HalfWeight(module.weight, getattr(module, "bias", None)))  # type: ignore[arg-type]
 
 
-def _put(graph_module: fx.GraphModule, name: str, held: nn.Module) -> None:
+def put(graph_module: fx.GraphModule, name: str, held: nn.Module) -> None:
+    """Let `held` stand at `name`."""
     parent, _, last = name.rpartition(".")
     setattr(graph_module.get_submodule(parent), last, held)
 

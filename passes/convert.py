@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxquant import qdq
+from fxquant.custom import handled_by
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, observer_of
 from fxquant.origin import adopt, carry, split_last
+from fxquant.passes import _embedding, _handlers, _recurrent
 from fxquant.passes._functional import emit, is_weighted
 from fxquant.passes._weights import fetch, store, store_half
 from fxquant.passes.insert_observers import OBSERVED
@@ -42,8 +44,9 @@ class Convert(Pass):
             observation = observer_of(program.graph_module, node)
             if observation is not None:
                 _quantize_activation(program, node, observation)
+        _handlers.quantize(program, ledger)
         for node in [node for node in program.graph.nodes if node.op == "call_module"]:
-            _convert_layer(program, node)
+            _convert_layer(program, node, ledger)
         program.graph.eliminate_dead_code()
         program.graph_module.delete_all_unused_submodules()
         return program.at(Stage.CONVERTED)
@@ -67,20 +70,22 @@ def _quantize_activation(program: Program, node: fx.Node, observation: Observati
     graph.erase_node(node)
 
 
-def _convert_layer(program: Program, node: fx.Node) -> None:
+def _convert_layer(program: Program, node: fx.Node, ledger: Ledger) -> None:
     module = program.module_of(node)
     decision = program.plan.of(node) if program.plan is not None else None
-    if module is None or decision is None:
+    if module is None or decision is None or decision.mode is Mode.FLOAT or handled_by(node) is not None:
         return
-    convert = {
-        Mode.STATIC: _static,
-        Mode.DYNAMIC: _dynamic,
-        Mode.WEIGHT_ONLY: _weight_only,
-        Mode.FLOAT16: _float16,
-    }.get(decision.mode)
     base, _ = split_fused(module)
-    if convert is not None and is_weighted(base):
-        convert(program, node, decision.qconfig)
+    if _recurrent.is_recurrent(base):
+        _recurrent.convert(program, node, decision)
+    elif _embedding.is_embedding(base):
+        _embedding.convert(program, node, decision)
+    elif is_weighted(base):
+        _BY_MODE[decision.mode](program, node, decision.qconfig)
+    else:
+        return
+    if decision.mode in _COMPUTED_IN_FLOAT:  # what an engine runs is settled again when it is lowered
+        ledger.settle(node, *_COMPUTED_IN_FLOAT[decision.mode])
 
 
 def _static(program: Program, node: fx.Node, qconfig: object) -> None:
@@ -136,3 +141,10 @@ def _replace(
             made = split_last(made, carry(graph.call_function(F.relu, (made,)), node))
     node.replace_all_uses_with(made)
     graph.erase_node(node)
+
+
+_BY_MODE = {Mode.STATIC: _static, Mode.DYNAMIC: _dynamic, Mode.WEIGHT_ONLY: _weight_only, Mode.FLOAT16: _float16}
+_COMPUTED_IN_FLOAT = {
+    Mode.WEIGHT_ONLY: ("int8 weights", "computed in float32 from int8 weights"),
+    Mode.FLOAT16: ("float16", "computed in float32 from float16 weights"),
+}

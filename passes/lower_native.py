@@ -15,9 +15,11 @@ from typing import ClassVar
 from torch import fx
 
 from fxquant.errors import LoweringError, ParityError
+from fxquant.keep_float import is_kept_float
 from fxquant.ledger import FLOAT, Ledger
-from fxquant.origin import origins, where
+from fxquant.origin import origins, part_of, where
 from fxquant.passes._native_graph import Lowered, NativeGraph
+from fxquant.passes._native_ops import is_shared
 from fxquant.passes._parity import Mismatch, mismatches
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode
@@ -43,7 +45,7 @@ class LowerNative(Pass):
     check: bool = True
 
     def run(self, program: Program, ledger: Ledger) -> Program:
-        refused: dict[fx.Node, str] = {}
+        refused = _decided_float(program)
         with engine(program.target), quiet():
             lowered = NativeGraph(program.graph_module, program.target, refused).build()
             found = self._mismatches(program, lowered)
@@ -60,7 +62,8 @@ class LowerNative(Pass):
 
     def _settle(self, program: Program, lowered: Lowered, found: tuple[Mismatch, ...], ledger: Ledger) -> None:
         for node, why in lowered.native.items():
-            ledger.settle(node, "int8", why)
+            is_half = program.plan is not None and program.plan.mode_of(node) is Mode.FLOAT16
+            ledger.settle(node, "float16" if is_half else "int8", why)
         for node, why in lowered.refused.items():
             if self.strict:
                 raise LoweringError(
@@ -76,8 +79,30 @@ class LowerNative(Pass):
         _settle_rest(program, ledger)
 
 
+def _decided_float(program: Program) -> dict[fx.Node, str]:
+    """Layers that stay float by decision among quantized ones; what only moves values may still run on codes."""
+    found: dict[fx.Node, str] = {}
+    for node in program.graph.nodes:
+        decision = None if program.plan is None else program.plan.of(node)
+        is_float = decision is not None and decision.mode is Mode.FLOAT
+        if is_kept_float(node) or (is_float and not is_shared(node.op, node.target, program.module_of(node))):
+            found[node] = "it stays float by decision"
+    return found
+
+
+def _settle_parts(program: Program, ledger: Ledger) -> None:
+    """Parts of sites that no pass has settled stay float."""
+    for node in program.graph.nodes:
+        if not part_of(node) or node.op in ("get_attr", "placeholder", "output") or ledger.is_settled(node):
+            continue
+        is_static = program.plan is not None and program.plan.mode_of(node) is Mode.STATIC
+        why = f"{program.target} has no int8 kernel for it here" if is_static else "it has no weight to quantize"
+        ledger.settle(node, FLOAT, why)
+
+
 def _settle_rest(program: Program, ledger: Ledger) -> None:
     """Rows that no pass has settled: what the plan left float, and what was asked and has no kernel."""
+    _settle_parts(program, ledger)
     plan = program.plan
     alive = {origin for node in program.graph.nodes for origin in origins(node)}
     for row in ledger.layers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from fxquant.plan import Mode
 from fxquant.policy import Policy, read_policy
 from fxquant.presets import preset_rules
 from fxquant.qconfigs import ENGINES, PRESETS
+from fxquant.targets import isa
 from support.tracing import trace
 
 with torch_ao.quiet():
@@ -295,8 +297,12 @@ def test_a_preset_names_its_rule():
     assert next(iter(rules)).label == "rule 1, 'Linear' of preset 'int8-dynamic'"
 
 
-@pytest.mark.parametrize(("target", "high"), [("x86", 127), ("fbgemm", 127), ("onednn", 255), ("qnnpack", 255)])
-def test_int8_keeps_each_engines_activation_range(target, high):
+@pytest.mark.parametrize(
+    ("target", "vnni", "high"),
+    [("x86", True, 127), ("fbgemm", True, 127), ("onednn", True, 255), ("onednn", False, 127), ("qnnpack", False, 255)],
+)
+def test_int8_keeps_each_engines_activation_range_where_its_sums_can_hold_it(target, vnni, high, monkeypatch):
+    monkeypatch.setattr("fxquant.presets.isa", lambda: replace(isa(), machine="x86_64", vnni=vnni))
     qconfig = only("int8", "Linear", target).qconfig
     assert torch_ao.read_qconfig(qconfig, "x").activation.quant_max == high
 

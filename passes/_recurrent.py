@@ -1,0 +1,163 @@
+"""What becomes of recurrent layers, and their canonical form: `fxquant.recurrent` on dequantized weights.
+
+Weights are int8 codes (or float16) under the layer's name, one child for each matrix: `lstm.ih_l0.weight`, ...
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxquant import recurrent
+from fxquant.origin import adopt, carry
+from fxquant.passes._fate import Fate
+from fxquant.passes._tuples import substitute
+from fxquant.passes._weights import HalfWeight, QuantizedWeight, fetch, observe_weight, put, quantize_weight
+from fxquant.plan import Decision, Mode
+from fxquant.program import Program
+
+LAYERS: dict[type[nn.Module], Callable[..., Any]] = {nn.LSTM: recurrent.lstm, nn.GRU: recurrent.gru}
+CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
+RECURRENT = (*LAYERS, *CELLS)
+
+
+def is_recurrent(module: nn.Module | None) -> bool:
+    """Is this a recurrent layer that has a canonical form (or had one made)?"""
+    return type(module) in RECURRENT or isinstance(module, RecurrentWeights)
+
+
+def fate(module: nn.Module, node: fx.Node, decision: Decision) -> Fate | None:
+    """Dynamic for a static request; float where the kernels cannot compute it."""
+    name = type(module).__name__
+    if getattr(module, "proj_size", 0):
+        return Fate(
+            Mode.FLOAT, f"the engines' {name} kernel has no projections, this one has proj_size={module.proj_size}"
+        )
+    if not isinstance(_arguments(module, node)["input"], fx.Node):
+        return Fate(Mode.FLOAT, f"its input is a PackedSequence, which the canonical {name} does not take")
+    if decision.mode is Mode.WEIGHT_ONLY:
+        return Fate(Mode.FLOAT, f"the engines' {name} kernel quantizes activations too: ask for dynamic, or float16")
+    if decision.mode not in (Mode.STATIC, Mode.DYNAMIC):
+        return None
+    weight_dtype = _weight_dtype(decision.qconfig)
+    if weight_dtype is not torch.qint8:
+        return Fate(Mode.FLOAT, f"the engines' {name} kernel takes qint8 weights, the qconfig asks for {weight_dtype}")
+    if decision.mode is Mode.STATIC:
+        return Fate(Mode.DYNAMIC, f"the engines have no static {name} kernel: int8 weights, activations as they come")
+    return None
+
+
+def _weight_dtype(qconfig: Any) -> torch.dtype | None:
+    found: torch.dtype | None = getattr(qconfig.weight(), "dtype", None)
+    return found
+
+
+class RecurrentWeights(nn.Module):
+    """Stands at a recurrent layer's name and holds its weights; it is never called.
+
+    Children: `ih_l0`, `hh_l0`, `ih_l0_reverse`, ... of a layer, `ih` and `hh` of a cell.
+    """
+
+    def __init__(self, module: nn.Module, qconfig: Any) -> None:
+        """int8 weights by the qconfig's weight observer; float16 ones where `qconfig` is None."""
+        super().__init__()
+        self.kind, self.op, self.options = type(module), *_canonical(module)
+        self.cells = _cells(module)
+        for cell in self.cells:
+            for half in ("ih", "hh"):
+                weight, bias = getattr(module, f"weight_{half}{cell}"), getattr(module, f"bias_{half}{cell}", None)
+                self.add_module(f"{half}{cell}", _held(weight.detach(), bias, qconfig))
+
+    def forward(self) -> None:
+        """Not called: the graph fetches the buffers."""
+        raise NotImplementedError("the graph fetches this module's buffers")
+
+
+def _held(weight: torch.Tensor, bias: torch.Tensor | None, qconfig: Any) -> nn.Module:
+    if qconfig is None:
+        return HalfWeight(weight, bias)
+    qparams = observe_weight(weight, qconfig)
+    return QuantizedWeight(quantize_weight(weight, qparams), qparams, bias)
+
+
+def _canonical(module: nn.Module) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The canonical op of a layer, and its options after the weights."""
+    match module:
+        case nn.LSTM() | nn.GRU():
+            return LAYERS[type(module)], (module.num_layers, module.bidirectional, module.batch_first)
+        case nn.LSTMCell():
+            return recurrent.lstm_cell, ()
+        case nn.GRUCell():
+            return recurrent.gru_cell, ()
+        case nn.RNNCell():
+            return recurrent.rnn_tanh_cell if module.nonlinearity == "tanh" else recurrent.rnn_relu_cell, ()
+    raise TypeError(type(module).__name__)
+
+
+def _cells(module: nn.Module) -> tuple[str, ...]:
+    """The suffixes of a module's weights, in the order the kernels take them."""
+    if not isinstance(module, (nn.LSTM, nn.GRU)):
+        return ("",)
+    directions = ("", "_reverse") if module.bidirectional else ("",)
+    return tuple(f"_l{layer}{direction}" for layer in range(module.num_layers) for direction in directions)
+
+
+def _arguments(module: nn.Module | type[nn.Module], node: fx.Node) -> dict[str, Any]:
+    kind = module if isinstance(module, type) else type(module)
+    bound = inspect.signature(kind.forward).bind(None, *node.args, **node.kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def convert(program: Program, node: fx.Node, decision: Decision) -> None:
+    """Put the canonical op in the place of a recurrent layer's call."""
+    graph, name = program.graph, str(node.target)
+    module = program.graph_module.get_submodule(name)
+    is_dynamic = decision.mode is Mode.DYNAMIC
+    held = module
+    if not isinstance(held, RecurrentWeights):
+        held = RecurrentWeights(module, decision.qconfig if is_dynamic else None)
+        put(program.graph_module, name, held)
+    arguments = _arguments(held.kind, node)
+    is_reduced = is_dynamic and _is_reduced(program.target, is_cell=held.kind in CELLS)
+    with graph.inserting_before(node):
+        weights = tuple(part for cell in held.cells for part in _fetched(graph, name, held, cell, node))
+        options = (*held.options, is_dynamic, is_reduced)
+        made = carry(graph.call_function(held.op, (arguments["input"], arguments["hx"], weights, *options)), node)
+        value = _shaped(graph, made, held.kind)
+    substitute(graph, node, value, made)
+
+
+def _is_reduced(target: str, *, is_cell: bool) -> bool:
+    """The engines' cells always ask for 7 bits; qnnpack always gives 8. Layers: as `convert` does for Linear."""
+    return target in (("x86", "fbgemm", "onednn") if is_cell else ("x86", "fbgemm"))
+
+
+def _fetched(graph: fx.Graph, name: str, held: RecurrentWeights, cell: str, like: fx.Node) -> tuple[Any, ...]:
+    """(w_ih, w_hh, b_ih, b_hh) of one cell."""
+    pairs = [_weight(graph, f"{name}.{half}{cell}", getattr(held, f"{half}{cell}"), like) for half in ("ih", "hh")]
+    return (*(weight for weight, _ in pairs), *(bias for _, bias in pairs))
+
+
+def _weight(graph: fx.Graph, name: str, held: nn.Module, like: fx.Node) -> tuple[fx.Node, fx.Node | None]:
+    if isinstance(held, QuantizedWeight):
+        return fetch(graph, name, held, like)
+    half = adopt(graph.get_attr(f"{name}.weight"), like)
+    weight = adopt(graph.call_method("to", (half, torch.float32)), like)
+    return weight, None if held.bias is None else adopt(graph.get_attr(f"{name}.bias"), like)
+
+
+def _shaped(graph: fx.Graph, made: fx.Node, kind: type[nn.Module]) -> Any:
+    """What the module returned, of the canonical op's flat result."""
+
+    def item(index: int) -> fx.Node:
+        return carry(graph.call_function(operator.getitem, (made, index)), made)
+
+    if kind is nn.LSTM:
+        return item(0), (item(1), item(2))
+    return (item(0), item(1)) if kind in (nn.GRU, nn.LSTMCell) else made
