@@ -43,7 +43,7 @@ def observe(program: Program, leaves: tuple[torch.Tensor, ...], *, batch: int) -
     """
     try:
         with quiet(), torch.no_grad():
-            result: tuple[torch.Tensor, ...] = program.graph_module(*leaves)
+            result: tuple[torch.Tensor, ...] = program.graph_module.forward(*leaves)  # a call of fx prints
     except FxQuantError:
         raise
     except Exception as error:
@@ -76,7 +76,8 @@ class Observing:
 
     def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """The float result of one batch, seen by the observers. FXQ302 and FXQ304 name the batch and the layer."""
-        _check_inputs(self.program, leaves, self.batches)
+        hint = "clean the data, or pass on_nonfinite='skip' or 'replace'"
+        check_finite(self.program, leaves, f"calibration batch {self.batches}", hint)
         if self.example is None:
             self._drop_integer_observers(leaves)
             self.example = tuple(leaf.detach().clone() for leaf in few_rows(leaves))
@@ -125,14 +126,15 @@ def leaves_of(program: Program, args: Any, kwargs: Any, batch: int) -> tuple[tor
         ) from error
 
 
-def _check_inputs(program: Program, leaves: tuple[torch.Tensor, ...], batch: int) -> None:
+def check_finite(program: Program, leaves: tuple[torch.Tensor, ...], what: str, hint: str = "clean the data") -> None:
+    """FXQ302 that names the first input with NaN or infinities, and how many. `what` says which call it is."""
     for leaf, value in zip(program.signature.tensor_leaves, leaves, strict=True):
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             count = int((~torch.isfinite(value)).sum())
             raise NonFiniteError(
                 "FXQ302",
-                f"calibration batch {batch}: input '{leaf.path}' has {count} NaN or infinite of {value.numel()} values",
-                hint="clean the data, or pass on_nonfinite='skip' or 'replace'",
+                f"{what}: input '{leaf.path}' has {count} NaN or infinite of {value.numel()} values",
+                hint=hint,
                 module=leaf.path,
             )
 
