@@ -58,8 +58,18 @@ def has_observers(program: Program) -> bool:
     return next(observers_in(program), None) is not None
 
 
-def few_rows(leaves: tuple[torch.Tensor, ...], rows: int = 2) -> tuple[torch.Tensor, ...]:
+_EXAMPLE_VALUES = 2**16  # as many rows of the example as hold so many values: faults of kernels show on some rows only
+
+
+def enough_rows(leaves: tuple[torch.Tensor, ...]) -> int:
+    """How many rows an example needs: 2 of large inputs, up to 64 of small ones."""
+    largest = max((leaf[0].numel() for leaf in leaves if leaf.dim() > 0 and len(leaf) > 0), default=1)
+    return min(64, max(2, _EXAMPLE_VALUES // max(largest, 1)))
+
+
+def few_rows(leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """The first rows of a batch, where all its tensors share a leading size; else all of it."""
+    rows = enough_rows(leaves)
     sizes = {leaf.shape[0] if leaf.dim() > 0 else None for leaf in leaves}
     return tuple(leaf[:rows] for leaf in leaves) if len(sizes) == 1 and None not in sizes else leaves
 
@@ -91,9 +101,10 @@ class Observing:
         found = self._dtypes(leaves)
         for node, _ in list(observers_in(self.program)):
             source = node.all_input_nodes[0]
-            if not found.get(source, torch.float32).is_floating_point:
-                dtype = str(found[source]).removeprefix("torch.")
-                self.ledger.decline("FXQ209", source, why=f"its values are {dtype}: only float32 values are quantized")
+            dtype = found.get(source)
+            if dtype is None or not dtype.is_floating_point:
+                told = "several tensors" if dtype is None else str(dtype).removeprefix("torch.")
+                self.ledger.decline("FXQ209", source, why=f"its values are {told}: only float32 tensors are quantized")
                 node.replace_all_uses_with(source)
                 self.program.graph.erase_node(node)
         self.program.graph_module.recompile()

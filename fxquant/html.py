@@ -1,4 +1,4 @@
-"""A compiled model in a notebook: its repr, and the ledger as a table. Every text is escaped; names belong to the user."""
+"""A compiled model in a notebook: its repr, and the ledger as a table. Every text is escaped: names are the user's."""
 
 from __future__ import annotations
 

@@ -188,9 +188,11 @@ class CompiledModel(nn.Module):
     def __repr__(self) -> str:
         state = "CALIBRATING" if self.stage is Stage.PREPARED else self.stage.name
         rows = self._ledger.layers
-        quantized = sum(row.effective.startswith("int8") for row in rows)
+        got = [row.effective for row in rows]
+        weights = "".join(f", {got.count(kind)} {kind}" for kind in ("int8 weights", "float16 weights") if kind in got)
         name = type(self._program.graph_module).__name__
-        return f"CompiledModel({name}, {state}, target={self.target!r}, {quantized} of {len(rows)} sites int8)"
+        told = f"{got.count('int8')} of {len(rows)} sites int8{weights}"
+        return f"CompiledModel({name}, {state}, target={self.target!r}, {told})"
 
     def _repr_html_(self) -> str:
         return page(repr(self), self._ledger)

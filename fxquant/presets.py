@@ -10,6 +10,7 @@ from fxquant import torch_ao
 from fxquant.errors import EngineUnavailableError, QConfigError, did_you_mean
 from fxquant.qconfigs import ENGINES, PRESETS, Ask, TensorAsk
 from fxquant.rules import EVERYTHING, Rule, RuleSet, Target
+from fxquant.targets import has_saturation_risk, isa
 
 F = nn.functional
 
@@ -78,7 +79,8 @@ def _recurrent() -> Pairs:
 
 def _int8(target: str) -> tuple[Pairs, object | None]:
     """torch's default mapping, with ConvTranspose per tensor, embeddings weight-only and recurrent layers dynamic."""
-    levels = torch_ao.default_mapping(target)
+    reduces = has_saturation_risk(target, isa())  # then x86's own mapping, which every x86 engine serves, has 7 bits
+    levels = torch_ao.default_mapping("x86" if reduces else target)
     own = [*_each(CONV_TRANSPOSE, torch_ao.per_tensor_weight(levels.everything)), *_embeddings(), *_recurrent()]
     own += _each(FLOAT_ONLY, None)
     taken = {kind for kind, _ in own}

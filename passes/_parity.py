@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxquant.passes._native_graph import Lowered, is_activation_quantize
+from fxquant.passes._canonical import is_activation_quantize
+from fxquant.passes._native_graph import Lowered
 
 MAX_STEPS = 1  # codes; ties round either way
-_SAMPLES = 2  # rows of the example that are enough to compare
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def mismatches(
     canonical: fx.GraphModule, lowered: Lowered, leaves: tuple[Tensor, ...], target: str
 ) -> tuple[Mismatch, ...]:
     """The canonical nodes (layers, not their quantizes) whose lowered op is more than one code off."""
-    steps = _compare(canonical, lowered, _few(canonical, leaves))
+    steps = _compare(canonical, lowered, leaves)
     return tuple(
         Mismatch(_layers(node, lowered), difference, target)
         for node, difference in steps.items()
@@ -90,14 +90,6 @@ def _compare(canonical: fx.GraphModule, lowered: Lowered, leaves: tuple[Tensor, 
         checker = _Checker(lowered, recorder.found)
         checker.run(*checker_leaves)
     return checker.steps
-
-
-def _few(canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The first rows, where all inputs share a leading size and the model runs on fewer; else all of it."""
-    sizes = {leaf.shape[0] for leaf in leaves if leaf.dim() > 0}
-    if len(sizes) != 1 or any(leaf.dim() == 0 for leaf in leaves) or sizes == {1}:
-        return leaves
-    return tuple(leaf[:_SAMPLES] for leaf in leaves)
 
 
 def _layers(node: fx.Node, lowered: Lowered) -> tuple[fx.Node, ...]:

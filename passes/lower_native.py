@@ -16,9 +16,10 @@ from torch import fx
 
 from fxquant.errors import LoweringError, ParityError
 from fxquant.ledger import FLOAT, Ledger
-from fxquant.origin import origins, where
+from fxquant.origin import origins, site_of, where
 from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._parity import Mismatch, mismatches
+from fxquant.passes._weights import HALF_WEIGHTS, held_as
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode
 from fxquant.program import Program, Stage
@@ -60,7 +61,8 @@ class LowerNative(Pass):
 
     def _settle(self, program: Program, lowered: Lowered, found: tuple[Mismatch, ...], ledger: Ledger) -> None:
         for node, why in lowered.native.items():
-            ledger.settle(node, "int8", why)
+            half = held_as(node, program.graph_module) == HALF_WEIGHTS
+            ledger.settle(node, HALF_WEIGHTS if half else "int8", why)
         for node, why in lowered.refused.items():
             if self.strict:
                 raise LoweringError(
@@ -80,6 +82,7 @@ def _settle_rest(program: Program, ledger: Ledger) -> None:
     """Rows that no pass has settled: what the plan left float, and what was asked and has no kernel."""
     plan = program.plan
     alive = {origin for node in program.graph.nodes for origin in origins(node)}
+    held = {site_of(node): told for node in program.graph.nodes if (told := held_as(node, program.graph_module))}
     for row in ledger.layers:
         if row.effective:
             continue
@@ -88,6 +91,13 @@ def _settle_rest(program: Program, ledger: Ledger) -> None:
             ledger.settle_site(row.site, "removed", "nothing reads its result", module=row.module)
         elif decision is None or decision.mode is Mode.FLOAT:
             ledger.settle_site(row.site, FLOAT, row.reason or "no rule asks for it", module=row.module)
+        elif decision.mode in (Mode.WEIGHT_ONLY, Mode.FLOAT16) and row.site in held:
+            kind = held[row.site].removesuffix(" weights")
+            why = f"{program.target} has no kernel for {row.op} on {kind} weights alone: the weight is widened ahead"
+            ledger.settle_site(row.site, held[row.site], why, module=row.module)
+        elif row.site in held:
+            why = f"{program.target} has no int8 kernel for {row.op} here: it is computed in float32"
+            ledger.settle_site(row.site, held[row.site], why, module=row.module, code="FXQ207")
         else:
             why = f"{program.target} has no int8 kernel for {row.op} here"
             ledger.settle_site(row.site, FLOAT, why, module=row.module, code="FXQ207")
