@@ -104,7 +104,8 @@ class Observing:
             dtype = found.get(source)
             if dtype is None or not dtype.is_floating_point:
                 told = "several tensors" if dtype is None else str(dtype).removeprefix("torch.")
-                self.ledger.decline("FXQ209", source, why=f"its values are {told}: only float32 tensors are quantized")
+                if self.ledger.row_of(source) is not None:  # an argument or a buffer has none
+                    self.ledger.decline("FXQ209", source, why=f"its values are {told}: only float32 tensors are quantized")
                 node.replace_all_uses_with(source)
                 self.program.graph.erase_node(node)
         self.program.graph_module.recompile()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -105,11 +105,12 @@ def compile(
     """
     resolution = targets.resolve(target)
     ledger = Ledger()
-    with _compiler(resolution.engine):
+    with ExitStack() as stack:
+        stack.enter_context(_compiler(resolution.engine))
         float_model = preflight.check(model, ledger, strict=strict)
         before = preflight.fingerprint(float_model)
         policy = read_policy(qconfig_mapping, target=resolution.engine)
-        data = None if calibration_data is None else Batches(calibration_data)
+        data = None if calibration_data is None else stack.enter_context(closing(Batches(calibration_data)))
         reader = reader_for(float_model, data, example_inputs, ledger)
         example = _example(example_inputs, data, reader, is_readable=forward_fn is None)
         request = CaptureRequest(fork(float_model), *example, concrete_args, leaf_modules)

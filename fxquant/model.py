@@ -161,7 +161,8 @@ class CompiledModel(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         """A copy with weights, ledger and observers of its own."""
         made = type(self).__new__(type(self))
-        memo[id(self)] = made
+        frozen = (self._program.signature, self._program.plan, *self._history)  # never changed: shared
+        memo |= {id(self): made, **{id(shared): shared for shared in frozen}}
         made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
         return made
 

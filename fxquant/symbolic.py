@@ -18,9 +18,9 @@ from fxquant.graphmodule import build, fetch
 from fxquant.leaves import is_leaf_by_default, named_leaves
 from fxquant.ledger import Ledger
 from fxquant.location import of_frame, of_function, of_traceback
+from fxquant.mutations import watched
 from fxquant.origin import mark, scope
 from fxquant.program import Program, Stage
-from fxquant.mutations import watched
 from fxquant.proxies import RecordedProxy, StateProxy, is_sizelike
 from fxquant.ranks import Ranks
 from fxquant.recording import proxy_in, recorded_calls, shadowed_isinstance

@@ -311,5 +311,6 @@ def raw_mapping(engine_name: str) -> Any:
     """torch's own default static QConfigMapping for an engine."""
     from torch.ao.quantization import get_default_qconfig_mapping
 
-    with quiet():
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Default qconfig of oneDNN backend")
         return get_default_qconfig_mapping(engine_name)

@@ -10,7 +10,7 @@ graph: fed the same input, its codes may differ by one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import fx
 
@@ -66,16 +66,29 @@ class LowerNative(Pass):
         for node, why in lowered.refused.items():
             if self.strict:
                 raise LoweringError(
-                    "FXQ504", f"site '{node.name}' stays float: {why}", node=node.name, where=where(node)
+                    "FXQ504",
+                    f"layer '{_named(node, ledger)}' stays float: {why}",
+                    hint="leave it out of the mapping, or compile with strict=False",
+                    **_place(node, ledger),
                 )
             ledger.decline("FXQ504", node, why=why)
         for mismatch in found:
             first = mismatch.layers[0]
             if self.strict:
-                raise ParityError("FXQ505", str(mismatch), node=first.name, where=where(first), hint=SATURATION)
+                told = f"layer '{_named(first, ledger)}': {mismatch}"
+                raise ParityError("FXQ505", told, hint=SATURATION, **_place(first, ledger))
             for layer in mismatch.layers:
                 ledger.decline("FXQ505", layer, why=str(mismatch), hint=SATURATION)
         _settle_rest(program, ledger)
+
+
+def _named(node: fx.Node, ledger: Ledger) -> str:
+    row = ledger.row_of(node)
+    return site_of(node) if row is None or not row.module else row.module
+
+
+def _place(node: fx.Node, ledger: Ledger) -> dict[str, Any]:
+    return {"node": site_of(node), "module": _named(node, ledger), "where": where(node)}
 
 
 def _settle_rest(program: Program, ledger: Ledger) -> None:

@@ -54,7 +54,7 @@ class SelectQConfigs(Pass):
     module_name_object_type_order can, and then each site keeps its own decision.
     """
 
-    policy: Policy
+    policy: Policy | None = None  # compile() fills in its own
     strict: bool = False
 
     name: ClassVar[str] = "select-qconfigs"
@@ -63,6 +63,10 @@ class SelectQConfigs(Pass):
 
     def run(self, program: Program, ledger: Ledger) -> Program:
         """Build the sites, check that each rule has one, decide."""
+        if self.policy is None:
+            raise ContractError(
+                "FXQ406", "there is no policy to decide by", hint="SelectQConfigs(read_policy('int8', ...))"
+            )
         sites = sites_of(program)
         for notice in self.policy.check_all_matched(list(sites.values())):
             ledger.notice("FXQ111", notice)
