@@ -7,7 +7,7 @@ generator or any other iterable holds batches. A labelled `(x, y)` for a one-inp
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -68,11 +68,16 @@ class Batches:
         self._rest = _guarded((data,) if is_one else data)
         self.first = next(self._rest, None)
 
+    def close(self) -> None:
+        """Let go of the data: a compiled model must not keep it alive."""
+        self._rest.close()
+        self.first = None
+
     def __iter__(self) -> Iterator[Any]:
         return iter(()) if self.first is None else chain((self.first,), self._rest)
 
 
-def _guarded(data: Iterable[Any]) -> Iterator[Any]:
+def _guarded(data: Iterable[Any]) -> Generator[Any, None, None]:
     index = 0
     try:
         for batch in data:

@@ -44,7 +44,7 @@ def observe(program: Program, leaves: tuple[torch.Tensor, ...], *, batch: int) -
     """
     try:
         with quiet(), torch.no_grad():
-            result: tuple[torch.Tensor, ...] = program.graph_module(*leaves)
+            result: tuple[torch.Tensor, ...] = program.graph_module.forward(*leaves)  # a call of fx prints
     except FxQuantError:
         raise
     except Exception as error:
@@ -59,11 +59,19 @@ def has_observers(program: Program) -> bool:
     return next(observers_in(program), None) is not None
 
 
-def run_on_few(
-    interpreter: fx.Interpreter, leaves: tuple[torch.Tensor, ...], rows: int = 2
-) -> tuple[torch.Tensor, ...]:
+_EXAMPLE_VALUES = 2**16  # as many rows of the example as hold so many values: faults of kernels show on some rows only
+
+
+def enough_rows(leaves: tuple[torch.Tensor, ...]) -> int:
+    """How many rows an example needs: 2 of large inputs, up to 64 of small ones."""
+    largest = max((leaf[0].numel() for leaf in leaves if leaf.dim() > 0 and len(leaf) > 0), default=1)
+    return min(64, max(2, _EXAMPLE_VALUES // max(largest, 1)))
+
+
+def run_on_few(interpreter: fx.Interpreter, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """Run on the first rows of a batch, where its tensors share a leading size and the model takes few; else on all."""
     sizes = {leaf.shape[0] if leaf.dim() > 0 else None for leaf in leaves}
+    rows = enough_rows(leaves)
     few = tuple(leaf[:rows] for leaf in leaves) if len(sizes) == 1 and None not in sizes else leaves
     try:
         interpreter.run(*few)
@@ -94,7 +102,8 @@ class Observing:
 
     def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """The float result of one batch, seen by the observers. FXQ302 and FXQ304 name the batch and the layer."""
-        _check_inputs(self.program, leaves, self.batches)
+        hint = "clean the data, or pass on_nonfinite='skip' or 'replace'"
+        check_finite(self.program, leaves, f"calibration batch {self.batches}", hint)
         if self.example is None:
             self._drop_integer_observers(leaves)
         result = observe(self.program, leaves, batch=self.batches)
@@ -107,9 +116,13 @@ class Observing:
         found = self._probed(leaves)
         for node, _ in list(observers_in(self.program)):
             source = node.all_input_nodes[0]
-            if not found.get(source, torch.float32).is_floating_point:
-                dtype = str(found[source]).removeprefix("torch.")
-                self.ledger.decline("FXQ209", source, why=f"its values are {dtype}: only float32 values are quantized")
+            dtype = found.get(source)
+            if dtype is None or not dtype.is_floating_point:
+                told = "several tensors" if dtype is None else str(dtype).removeprefix("torch.")
+                if self.ledger.row_of(source) is not None:  # an argument or a buffer has none
+                    self.ledger.decline(
+                        "FXQ209", source, why=f"its values are {told}: only float32 tensors are quantized"
+                    )
                 node.replace_all_uses_with(source)
                 self.program.graph.erase_node(node)
         self.program.graph_module.recompile()
@@ -140,14 +153,15 @@ def leaves_of(program: Program, args: Any, kwargs: Any, batch: int) -> tuple[tor
         ) from error
 
 
-def _check_inputs(program: Program, leaves: tuple[torch.Tensor, ...], batch: int) -> None:
+def check_finite(program: Program, leaves: tuple[torch.Tensor, ...], what: str, hint: str = "clean the data") -> None:
+    """FXQ302 that names the first input with NaN or infinities, and how many. `what` says which call it is."""
     for leaf, value in zip(program.signature.tensor_leaves, leaves, strict=True):
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             count = int((~torch.isfinite(value)).sum())
             raise NonFiniteError(
                 "FXQ302",
-                f"calibration batch {batch}: input '{leaf.path}' has {count} NaN or infinite of {value.numel()} values",
-                hint="clean the data, or pass on_nonfinite='skip' or 'replace'",
+                f"{what}: input '{leaf.path}' has {count} NaN or infinite of {value.numel()} values",
+                hint=hint,
                 module=leaf.path,
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -71,6 +71,7 @@ def compile(
     forward_fn: Callable[[nn.Module, Any], object] | None = None,
     max_batches: int = 128,
     on_nonfinite: str = "error",
+    guard_inputs: bool = False,
     observers: Sequence[Observer] = (),
 ) -> CompiledModel:
     """Quantize a trained float model. The model itself is never changed.
@@ -93,6 +94,8 @@ def compile(
         forward_fn: `forward_fn(model, batch)` calls the model on a batch of a shape of its own.
         max_batches: how many batches are used.
         on_nonfinite: 'error', 'skip' or 'replace' for batches with NaN or infinities.
+        guard_inputs: the compiled model checks each call's inputs, and NaN or infinity is FXQ302; integer kernels would
+            make plausible numbers of it. Costs one pass over the inputs.
         observers: called with each pass's record.
 
     Returns:
@@ -103,11 +106,12 @@ def compile(
     """
     resolution = targets.resolve(target)
     ledger = Ledger()
-    with _compiler(resolution.engine):
+    with ExitStack() as stack:
+        stack.enter_context(_compiler(resolution.engine))
         float_model = preflight.check(model, ledger, strict=strict)
         before = preflight.fingerprint(float_model)
         policy = read_policy(qconfig_mapping, target=resolution.engine)
-        data = None if calibration_data is None else Batches(calibration_data)
+        data = None if calibration_data is None else stack.enter_context(closing(Batches(calibration_data)))
         reader = reader_for(float_model, data, example_inputs, ledger)
         example = _example(example_inputs, data, reader, is_readable=forward_fn is None)
         kinds = tuple(
@@ -131,7 +135,7 @@ def compile(
             },
             lower_native={"strict": strict},
         )
-        compiled = _run(pipeline, program, ledger, observers)
+        compiled = _run(pipeline, program, ledger, observers, guard_inputs=guard_inputs)
         if preflight.fingerprint(float_model) != before:
             raise ContractError(
                 "FXQ405", "the model was changed while it was being compiled", hint="do not change it in a callback"
@@ -189,7 +193,9 @@ def _filled(step: Pass, options: Mapping[str, Any]) -> Pass:
     return replace(step, **missing) if missing else step  # type: ignore[type-var]
 
 
-def _run(pipeline: Pipeline, program: Program, ledger: Ledger, observers: Sequence[Observer]) -> CompiledModel:
+def _run(
+    pipeline: Pipeline, program: Program, ledger: Ledger, observers: Sequence[Observer], *, guard_inputs: bool
+) -> CompiledModel:
     """Run it all, or up to calibration when there are observers and no data: the model's calls are its data then."""
     pipeline.check(program.stage)
     names = [step.name for step in pipeline]
@@ -197,13 +203,13 @@ def _run(pipeline: Pipeline, program: Program, ledger: Ledger, observers: Sequen
     head, tail = Pipeline(pipeline.passes[:split]), Pipeline(pipeline.passes[split:])
     program, records = head.run(program, ledger, observers=observers)
 
-    def finish(program: Program, samples: int) -> tuple[Program, tuple[PassRecord, ...]]:
+    def finish(program: Program, ledger: Ledger, samples: int) -> tuple[Program, tuple[PassRecord, ...]]:
         steps = (replace(step, seen=samples) if step.name == "calibrate" else step for step in tail)  # type: ignore[type-var]
         with _compiler(program.target):
             return Pipeline(tuple(steps)).run(program, ledger, observers=observers)
 
     waits = bool(tail.passes) and getattr(tail.passes[0], "data", None) is None and has_observers(program)
     if not waits:
-        program, more = finish(program, 0)
+        program, more = finish(program, ledger, 0)
         records = (*records, *more)
-    return CompiledModel(program, ledger, records, finish)
+    return CompiledModel(program, ledger, records, finish, guard_inputs=guard_inputs)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from torch import fx
 
 from fxquant.origin import origins, part_of, scope, site_of
+from fxquant.table import table
 
 FLOAT = "float32"
 _FEW = 4  # parts of one site that a row still names
@@ -126,6 +127,9 @@ class Ledger:
     def as_dicts(self) -> list[dict[str, str]]:
         """Plain data, for JSON and tables."""
         return [asdict(row) for row in self]
+
+    def __str__(self) -> str:
+        return table(self)
 
     def __repr__(self) -> str:
         settled = [row.effective for row in self.layers]

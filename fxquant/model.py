@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
-from fxquant.calibration import Observing, leaves_of
-from fxquant.errors import ContractError, EmptyCalibrationError, LoweringError
+from fxquant.calibration import Observing, check_finite, leaves_of
+from fxquant.errors import ArtifactError, ContractError, EmptyCalibrationError, LoweringError, did_you_mean
+from fxquant.html import page
 from fxquant.ledger import Ledger
 from fxquant.pipeline import PassRecord
 from fxquant.plan import QuantPlan
@@ -18,10 +20,10 @@ from fxquant.sizes import size_bytes
 
 if TYPE_CHECKING:
     from fxquant.diffing import GraphDiff
+    from fxquant.snapshot import GraphSnapshot
 
-Finish = Callable[
-    [Program, int], tuple[Program, tuple[PassRecord, ...]]
-]  # the rest of the pipeline, after so many samples
+# The rest of the pipeline: (program, ledger, samples seen so far) → the finished program and what each pass did
+Finish = Callable[[Program, Ledger, int], tuple[Program, tuple[PassRecord, ...]]]
 
 
 class CompiledModel(nn.Module):
@@ -31,9 +33,18 @@ class CompiledModel(nn.Module):
     `convert()` finishes it. Made by `fxquant.compile`.
     """
 
-    def __init__(self, program: Program, ledger: Ledger, history: tuple[PassRecord, ...], finish: Finish) -> None:
+    def __init__(
+        self,
+        program: Program,
+        ledger: Ledger,
+        history: tuple[PassRecord, ...],
+        finish: Finish,
+        *,
+        guard_inputs: bool = False,
+    ) -> None:
         super().__init__()
         self.training = False
+        self.guard_inputs = guard_inputs
         self._program, self._ledger, self._history, self._finish = program, ledger, history, finish
         self._fed = Observing(program, ledger)
 
@@ -45,7 +56,8 @@ class CompiledModel(nn.Module):
     @property
     def plan(self) -> QuantPlan:
         """The decision for each call site."""
-        assert self._program.plan is not None
+        if self._program.plan is None:
+            raise ContractError("FXQ401", "there is no plan", hint="put select-qconfigs into the pipeline")
         return self._program.plan
 
     @property
@@ -76,14 +88,19 @@ class CompiledModel(nn.Module):
         return self._program.target
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the model. FXQ107/FXQ503 when the arguments are not what it was captured with."""
+        """Run the model. FXQ107/FXQ503 when the arguments are not what it was captured with.
+
+        With `guard_inputs`, NaN or infinity in an input is FXQ302: integer kernels make plausible numbers of both.
+        """
         signature = self._program.signature
         if self.stage is Stage.PREPARED:
             return signature.rebuild(self._fed.run(leaves_of(self._program, args, kwargs, self._fed.batches)))
         leaves = signature.leaves(args, kwargs)
+        if self.guard_inputs:
+            check_finite(self._program, leaves, "the call")
         try:
-            with torch.no_grad():
-                return signature.rebuild(self._program.graph_module(*leaves))
+            with torch.no_grad():  # forward, not a call: a call of fx prints its own account of an error
+                return signature.rebuild(self._program.graph_module.forward(*leaves))
         except (RuntimeError, TypeError, NotImplementedError) as error:
             raise _refused(leaves, error) from error
 
@@ -97,7 +114,7 @@ class CompiledModel(nn.Module):
                 "nothing was seen: the model was not called since it was compiled",
                 hint="call it on some batches first, give calibration_data=, or use the preset 'int8-dynamic'",
             )
-        self._program, records = self._finish(self._fed.finish(), self._fed.samples)
+        self._program, records = self._finish(self._fed.finish(), self._ledger, self._fed.samples)
         self._history = (*self._history, *records)
         return self
 
@@ -107,15 +124,53 @@ class CompiledModel(nn.Module):
 
         return diff(self._snapshot_at(before), self._snapshot_at(self.stage if after is None else after))
 
-    def _snapshot_at(self, stage: Stage | str) -> Any:
-        wanted = Stage[stage.upper()] if isinstance(stage, str) else stage
+    def _snapshot_at(self, stage: Stage | str) -> GraphSnapshot:
+        wanted = _stage(stage)
+        if wanted > self.stage or not self._history:
+            raise ContractError("FXQ402", f"the model is {self.stage.name}: it has not reached {wanted.name}")
         reached = [record.after for record in self._history if record.stage <= wanted]
-        return self._history[0].before if wanted is Stage.TRACED else reached[-1]
+        return self._history[0].before if wanted is Stage.TRACED or not reached else reached[-1]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Plain tensors of the canonical graph: int8 codes, scales, zero points, and what stayed float."""
         source = self.canonical if self.stage >= Stage.CONVERTED else self._program.graph_module
         return source.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: codes mean nothing without the scales in the graph. FXQ401."""
+        raise ContractError(
+            "FXQ401",
+            "a compiled model takes no state_dict: its scales are part of its graph",
+            hint="load the weights into the float model, then compile it",
+        )
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CompiledModel:
+        """`.to('cpu')` and `.float()` change nothing; another device or dtype is FXQ503."""
+        moved = fn(torch.zeros(()))
+        if moved.device.type == "cpu" and moved.dtype is torch.float32:
+            return self
+        told = f"device '{moved.device}'" if moved.device.type != "cpu" else str(moved.dtype)
+        raise LoweringError(
+            "FXQ503",
+            f"a compiled model for target '{self.target}' cannot move to {told}: its kernels take float32 on the CPU",
+            hint="move or cast its inputs and outputs instead",
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
+        """A copy with weights, ledger and observers of its own."""
+        made = type(self).__new__(type(self))
+        frozen = (self._program.signature, self._program.plan, *self._history)  # never changed: shared
+        memo |= {id(self): made, **{id(shared): shared for shared in frozen}}
+        made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refused: loading a pickle runs code, and packed weights belong to one engine. FXQ610."""
+        raise ArtifactError(
+            "FXQ610",
+            "a compiled model does not pickle: packed weights belong to the engine of this process",
+            hint="pickle the float model and compile it again, or keep compiled.state_dict(), which is plain tensors",
+        )
 
     def size_bytes(self) -> int:
         """Bytes of the state, each storage once."""
@@ -132,9 +187,26 @@ class CompiledModel(nn.Module):
     def __repr__(self) -> str:
         state = "CALIBRATING" if self.stage is Stage.PREPARED else self.stage.name
         rows = self._ledger.layers
-        quantized = sum(row.effective.startswith("int8") for row in rows)
+        got = [row.effective for row in rows]
+        weights = "".join(f", {got.count(kind)} {kind}" for kind in ("int8 weights", "float16 weights") if kind in got)
         name = self._program.model_name
-        return f"CompiledModel({name}, {state}, target={self.target!r}, {quantized} of {len(rows)} sites int8)"
+        told = f"{sum(_is_int8(kind) for kind in got)} of {len(rows)} sites int8{weights}"
+        return f"CompiledModel({name}, {state}, target={self.target!r}, {told})"
+
+    def _repr_html_(self) -> str:
+        return page(repr(self), self._ledger)
+
+
+def _stage(stage: Stage | str) -> Stage:
+    names = [known.name.lower() for known in Stage]
+    if isinstance(stage, str) and stage.lower() not in names:
+        raise ContractError("FXQ402", f"no stage is called {stage!r}", hint=did_you_mean(stage.lower(), names))
+    return Stage[stage.upper()] if isinstance(stage, str) else stage
+
+
+def _is_int8(effective: str) -> bool:
+    """Computed on codes, at least in part."""
+    return effective.startswith("int8") and not effective.startswith("int8 weights")
 
 
 def _refused(leaves: tuple[torch.Tensor, ...], error: Exception) -> LoweringError:

@@ -109,7 +109,8 @@ def resolve(target: str = AUTO, cpu: Isa | None = None) -> Resolution:
     if not available(target):
         raise _unavailable(f"target '{target}' is not built into this torch")
     if has_saturation_risk(target, cpu):
-        return Resolution(target, "named by the caller; no VNNI, so activations use the reduced 7-bit range", True)
+        why = "no VNNI: presets use reduced 7-bit activations, and so should a mapping of your own"
+        return Resolution(target, f"named by the caller; {why}", True)
     if TARGETS[target].full_range:
         return Resolution(target, "named by the caller; full 8-bit range", False)
     return Resolution(target, "named by the caller; its default mapping uses the reduced 7-bit range", True)

@@ -270,6 +270,7 @@ def prepare(graph_module: fx.GraphModule, qconfigs: Mapping[str, QConfig]) -> Pr
             mapping.set_module_name(key, qconfigs[node.name])
     with quiet():
         prepared = _prepare(graph_module, mapping, False, scopes, example_inputs=())
+    type(prepared).__name__ = type(graph_module).__name__  # each GraphModule has a class of its own
     state = prepared.meta.pop("_observed_graph_module_attrs")
     configured = frozenset(name for name, qconfig in state.node_name_to_qconfig.items() if qconfig is not None)
     return Prepared(prepared, frozenset(state.observed_node_names), configured)
@@ -317,5 +318,6 @@ def raw_mapping(engine_name: str) -> Any:
     """torch's own default static QConfigMapping for an engine."""
     from torch.ao.quantization import get_default_qconfig_mapping
 
-    with quiet():
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Default qconfig of oneDNN backend")
         return get_default_qconfig_mapping(engine_name)

@@ -13,10 +13,11 @@ from torch import Tensor, fx, nn
 from fxquant import qdq
 from fxquant.origin import adopt, carry
 from fxquant.passes import _native_embedding, _native_recurrent
+from fxquant.passes._canonical import is_activation_dequantize, is_activation_quantize, is_native, qparams_of
 from fxquant.passes._native_ops import BINARY, FIXED_MODULES, OWN_MODULES, SHAPE_METHODS, is_shared
-from fxquant.passes._packing import PACKED, quantized_tensor
+from fxquant.passes._packing import HALF_ENGINES, PACKED, pack_half_linear, quantized_tensor
+from fxquant.passes._weights import HALF_WEIGHTS, held_as, is_widened_weight
 
-_FULL = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
 _QUANTIZED = {torch.uint8: torch.quint8, torch.int8: torch.qint8}
 _RELUS = (F.relu, torch.relu)
 
@@ -104,14 +105,26 @@ class NativeGraph:
 
     def _weighted(self, node: fx.Node, layer: fx.Node, relu: fx.Node | None) -> fx.Node | None:
         """conv, transposed conv or linear on a packed weight."""
-        if layer.op != "call_function" or layer.target not in PACKED or not self._is_coded(layer.args[0]):
+        if layer.op != "call_function" or layer.target not in PACKED:
+            return None
+        x = layer.args[0]
+        if not self._is_coded(x) and not self._is_reflected(layer, x):
             return None
         _, op, op_relu = PACKED[layer.target]
         chosen = op if relu is None else op_relu
         packed = None if chosen is None else self._packed(layer)
         if packed is None:
             return None
-        return self.graph.call_function(chosen, (self._coded(layer.args[0]), packed, node.args[1], node.args[2]))
+        codes = self._coded(x) if self._is_coded(x) else self._reflected(x)
+        return self.graph.call_function(chosen, (codes, packed, node.args[1], node.args[2]))
+
+    def _is_reflected(self, layer: fx.Node, x: Any) -> bool:
+        """Is the input of this 2-d convolution a coded value with a reflected border? That much works on codes."""
+        is_pad = isinstance(x, fx.Node) and x.op == "call_function" and x.target is F.pad and x.args[2:] == ("reflect",)
+        return layer.target is F.conv2d and is_pad and self._is_coded(x.args[0])
+
+    def _reflected(self, pad: fx.Node) -> fx.Node:
+        return adopt(self.graph.call_function(F.pad, (self._coded(pad.args[0]), *pad.args[1:])), pad)
 
     def _packed(self, layer: fx.Node) -> fx.Node | None:
         """A get_attr of the layer's packed weight; None where the engine refuses it."""
@@ -174,7 +187,7 @@ class NativeGraph:
         """An op that keeps scale and zero point, where the result is quantized with its input's."""
         if not is_shared(layer.op, layer.target, self._module(layer)):
             return None
-        if _qparams(layer.args[0]) != (node.args[1], node.args[2], node.args[5]):
+        if qparams_of(layer.args[0]) != (node.args[1], node.args[2], node.args[5]):
             return None
         others = [source for source in layer.all_input_nodes if source is not layer.args[0]]
         if any(is_activation_dequantize(source) for source in others):
@@ -214,7 +227,12 @@ class NativeGraph:
             return adopt(self.graph.call_method(str(node.target), (self._coded(node.args[0]), *rest)), node)
         if node.op == "call_function" and node.target is getattr and self._is_coded(node.args[0]):
             return adopt(self.graph.call_function(getattr, (self._coded(node.args[0]), *node.args[1:])), node)
-        made = self._dynamic_linear(node) or _native_embedding.lower(self, node) or _native_recurrent.lower(self, node)
+        made = (
+            self._dynamic_linear(node)
+            or self._half_linear(node)
+            or _native_embedding.lower(self, node)
+            or _native_recurrent.lower(self, node)
+        )
         if made is not None:
             self.native[node] = f"runs as {self._named(made)} on {self.target}"
             self.counterpart[made] = node
@@ -238,16 +256,26 @@ class NativeGraph:
         arguments = (self.values[x], packed, is_reduced)  # type: ignore[index]
         return self.graph.call_function(torch.ops.quantized.linear_dynamic.default, arguments)
 
+    def _half_linear(self, node: fx.Node) -> fx.Node | None:
+        """linear on a weight that is held as float16, where the engine has a kernel for it."""
+        if node.op != "call_function" or node.target is not F.linear or self.target not in HALF_ENGINES:
+            return None
+        if node in self.avoid or held_as(node, self.canonical) != HALF_WEIGHTS:
+            return None
+        half, bias = node.args[1].args[0], node.args[2]  # type: ignore[union-attr]
+        name = f"{_attribute(half)}_packed"
+        self.constants[name] = pack_half_linear(self._tensor(half), self._tensor(bias))
+        arguments = (self.values[node.args[0]], self.graph.create_node("get_attr", name))  # type: ignore[index]
+        return self.graph.call_function(torch.ops.quantized.linear_dynamic_fp16.default, arguments)
+
     def _fold_weights(self) -> None:
         """Dequantized weights that a float op still reads are computed once, now."""
         for node in list(self.graph.nodes):
-            if node.op != "call_function" or node.target not in qdq.DEQUANTIZE:
+            if not is_widened_weight(node, self.canonical):
                 continue
-            sources = node.all_input_nodes
-            if not sources or any(source.op != "get_attr" for source in sources):
-                continue
-            name = f"{str(sources[0].target).replace('.', '_')}_float"
-            self.constants[name] = node.target(*(self._tensor(argument) for argument in node.args))  # type: ignore[operator]
+            name = f"{_attribute(node.all_input_nodes[0])}_float"
+            values = [self._tensor(argument) for argument in node.args]
+            self.constants[name] = values[0].float() if node.op == "call_method" else node.target(*values)  # type: ignore[operator]
             with self.graph.inserting_before(node):
                 folded = adopt(self.graph.create_node("get_attr", name), node)
             node.replace_all_uses_with(folded)
@@ -310,32 +338,6 @@ class NativeGraph:
             value = self.constants[name] if name in self.constants else _get(self.canonical, name)
             _put(root, name, value)
         return fx.GraphModule(root, self.graph, class_name=type(self.canonical).__name__)
-
-
-def is_activation_quantize(node: fx.Node) -> bool:
-    """A quantize with a scale that is known: a static activation."""
-    return (
-        node.op == "call_function" and node.target is qdq.quantize_per_tensor and not isinstance(node.args[1], fx.Node)
-    )
-
-
-def is_activation_dequantize(node: Any) -> bool:
-    """The dequantize of a static activation."""
-    if not isinstance(node, fx.Node) or node.op != "call_function" or node.target is not qdq.dequantize_per_tensor:
-        return False
-    source = node.args[0]
-    return isinstance(source, fx.Node) and is_activation_quantize(source)
-
-
-def is_native(node: Any) -> bool:
-    """Do the engines have this type and range of codes?"""
-    low, high, dtype = node.args[3:6]
-    return _FULL.get(dtype) == (low, high)
-
-
-def _qparams(dequantize: Any) -> tuple[Any, Any, Any]:
-    quantize = dequantize.args[0]
-    return quantize.args[1], quantize.args[2], quantize.args[5]
 
 
 def _attribute(node: Any) -> str:

@@ -27,6 +27,14 @@ def _each(value: Any, dims: int) -> list[int]:
     return [value] * dims if isinstance(value, int) else list(value)
 
 
+HALF_ENGINES = ("x86", "fbgemm")  # the others refuse linear_prepack_fp16
+
+
+def pack_half_linear(half: Tensor, bias: Tensor | None) -> Any:
+    """The packed parameters of a linear layer whose weight is held as float16."""
+    return _OPS.linear_prepack_fp16(half.float(), bias)
+
+
 def _pack_linear(weight: Tensor, bias: Tensor | None) -> Any:
     return _OPS.linear_prepack(weight, bias)
 

@@ -10,7 +10,8 @@ from torch import Tensor, fx
 
 from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.calibration import run_on_few
-from fxquant.passes._native_graph import Lowered, is_activation_quantize
+from fxquant.passes._canonical import is_activation_quantize
+from fxquant.passes._native_graph import Lowered
 
 MAX_STEPS = 1  # codes; ties round either way
 

@@ -84,6 +84,29 @@ def store_half(graph_module: fx.GraphModule, name: str, module: nn.Module) -> No
     put(graph_module, name, HalfWeight(module.weight, getattr(module, "bias", None)))  # type: ignore[arg-type]
 
 
+INT8_WEIGHTS, HALF_WEIGHTS = "int8 weights", "float16 weights"
+
+
+def is_widened_weight(node: Any, graph_module: fx.GraphModule) -> bool:
+    """Does this node make a float32 weight of codes or of float16 values that `convert` stored?"""
+    if not isinstance(node, fx.Node) or not node.args:
+        return False
+    if node.op == "call_function" and node.target in qdq.DEQUANTIZE:
+        return all(source.op == "get_attr" for source in node.all_input_nodes)
+    source = node.args[0]
+    if node.op != "call_method" or node.target != "to" or not isinstance(source, fx.Node) or source.op != "get_attr":
+        return False
+    return isinstance(graph_module.get_submodule(str(source.target).rpartition(".")[0]), HalfWeight)
+
+
+def held_as(node: fx.Node, graph_module: fx.GraphModule) -> str:
+    """How the weight of this canonical call is stored: INT8_WEIGHTS, HALF_WEIGHTS, or '' for neither."""
+    weight = node.args[1] if node.op == "call_function" and len(node.args) > 1 else None
+    if not is_widened_weight(weight, graph_module):
+        return ""
+    return HALF_WEIGHTS if weight.op == "call_method" else INT8_WEIGHTS  # type: ignore[union-attr]
+
+
 def put(graph_module: fx.GraphModule, name: str, held: nn.Module) -> None:
     """Let `held` stand at `name`."""
     parent, _, last = name.rpartition(".")

@@ -13,16 +13,17 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import fx, nn
 
 from fxquant import qdq
 from fxquant.custom import handled_by
 from fxquant.ledger import Ledger
-from fxquant.observation import Observation, observer_of
+from fxquant.observation import Observation, QParams, observer_of
 from fxquant.origin import adopt, carry, split_last
 from fxquant.passes import _embedding, _handlers, _recurrent
+from fxquant.passes._canonical import is_activation_dequantize
 from fxquant.passes._functional import emit, is_weighted
-from fxquant.passes._weights import fetch, store, store_half
+from fxquant.passes._weights import HALF_WEIGHTS, INT8_WEIGHTS, fetch, store, store_half
 from fxquant.passes.insert_observers import OBSERVED
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode
@@ -59,7 +60,7 @@ class Convert(Pass):
 def _quantize_activation(program: Program, node: fx.Node, observation: Observation) -> None:
     """x → observer becomes x → quantize → dequantize."""
     graph, source = program.graph, node.all_input_nodes[0]
-    qparams = observation.qparams()
+    qparams = _kept_from(program, source) or observation.qparams()
     limits = qparams.quant_min, qparams.quant_max, qparams.dtype
     with graph.inserting_before(node):
         literals = float(qparams.scale), int(qparams.zero_point)
@@ -68,6 +69,19 @@ def _quantize_activation(program: Program, node: fx.Node, observation: Observati
     adopt(codes, node), adopt(value, node)
     node.replace_all_uses_with(value)
     graph.erase_node(node)
+
+
+_KEEPS_VALUES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
+
+
+def _kept_from(program: Program, source: fx.Node) -> QParams | None:
+    """The input's scale and zero point, for a module that only moves values: codes stay codes."""
+    if type(program.module_of(source)) not in _KEEPS_VALUES:
+        return None
+    if not is_activation_dequantize(source.args[0]):
+        return None
+    _, scale, zero_point, low, high, dtype = source.args[0].args[0].args  # type: ignore[union-attr]
+    return QParams(torch.tensor(scale, dtype=torch.float64), torch.tensor(zero_point), dtype, low, high)  # type: ignore[arg-type]
 
 
 def _convert_layer(program: Program, node: fx.Node, ledger: Ledger) -> None:
@@ -145,6 +159,6 @@ def _replace(
 
 _BY_MODE = {Mode.STATIC: _static, Mode.DYNAMIC: _dynamic, Mode.WEIGHT_ONLY: _weight_only, Mode.FLOAT16: _float16}
 _COMPUTED_IN_FLOAT = {
-    Mode.WEIGHT_ONLY: ("int8 weights", "computed in float32 from int8 weights"),
-    Mode.FLOAT16: ("float16", "computed in float32 from float16 weights"),
+    Mode.WEIGHT_ONLY: (INT8_WEIGHTS, "computed in float32 from int8 weights"),
+    Mode.FLOAT16: (HALF_WEIGHTS, "computed in float32 from float16 weights"),
 }

@@ -11,7 +11,7 @@ from fxquant.errors import BackendError, ContractError
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
 from fxquant.observation import observer_of
-from fxquant.origin import adopt, where
+from fxquant.origin import adopt, site_of, where
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode, QuantPlan
 from fxquant.program import Program, Stage
@@ -55,10 +55,10 @@ class InsertObservers(Pass):
         if self.strict:
             raise BackendError(
                 "FXQ501",
-                f"site '{node.name}' stays float: {why}",
-                node=node.name,
+                f"'{site_of(node)}' stays float: {why}",
+                node=site_of(node),
                 where=where(node),
-                hint="leave it out",
+                hint="leave it out of the mapping, or compile with strict=False",
             )
         row = ledger.row_of(node)
         if row is None or not row.code:

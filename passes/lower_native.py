@@ -10,17 +10,18 @@ canonical graph: fed the same input, its codes may differ by one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import fx
 
 from fxquant.errors import LoweringError, ParityError
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import FLOAT, Ledger
-from fxquant.origin import origins, part_of, where
+from fxquant.origin import origins, part_of, site_of, where
 from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._native_ops import is_shared
 from fxquant.passes._parity import Mismatch, mismatches
+from fxquant.passes._weights import HALF_WEIGHTS, held_as
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode
 from fxquant.program import Program, Stage
@@ -63,17 +64,21 @@ class LowerNative(Pass):
     def _settle(self, program: Program, lowered: Lowered, found: tuple[Mismatch, ...], ledger: Ledger) -> None:
         for node, why in lowered.native.items():
             is_half = program.plan is not None and program.plan.mode_of(node) is Mode.FLOAT16
-            ledger.settle(node, "float16" if is_half else "int8", why)
+            ledger.settle(node, HALF_WEIGHTS if is_half else "int8", why)
         for node, why in lowered.refused.items():
             if self.strict:
                 raise LoweringError(
-                    "FXQ504", f"site '{node.name}' stays float: {why}", node=node.name, where=where(node)
+                    "FXQ504",
+                    f"layer '{_named(node, ledger)}' stays float: {why}",
+                    hint="leave it out of the mapping, or compile with strict=False",
+                    **_place(node, ledger),
                 )
             ledger.decline("FXQ504", node, why=why)
         for mismatch in found:
             first = mismatch.layers[0]
             if self.strict:
-                raise ParityError("FXQ505", str(mismatch), node=first.name, where=where(first), hint=SATURATION)
+                told = f"layer '{_named(first, ledger)}': {mismatch}"
+                raise ParityError("FXQ505", told, hint=SATURATION, **_place(first, ledger))
             for layer in mismatch.layers:
                 ledger.decline("FXQ505", layer, why=str(mismatch), hint=SATURATION)
         _settle_rest(program, ledger)
@@ -100,11 +105,21 @@ def _settle_parts(program: Program, ledger: Ledger) -> None:
         ledger.settle(node, FLOAT, why)
 
 
+def _named(node: fx.Node, ledger: Ledger) -> str:
+    row = ledger.row_of(node)
+    return site_of(node) if row is None or not row.module else row.module
+
+
+def _place(node: fx.Node, ledger: Ledger) -> dict[str, Any]:
+    return {"node": site_of(node), "module": _named(node, ledger), "where": where(node)}
+
+
 def _settle_rest(program: Program, ledger: Ledger) -> None:
     """Rows that no pass has settled: what the plan left float, and what was asked and has no kernel."""
     _settle_parts(program, ledger)
     plan = program.plan
     alive = {origin for node in program.graph.nodes for origin in origins(node)}
+    held = {site_of(node): told for node in program.graph.nodes if (told := held_as(node, program.graph_module))}
     for row in ledger.layers:
         if row.effective:
             continue
@@ -113,6 +128,13 @@ def _settle_rest(program: Program, ledger: Ledger) -> None:
             ledger.settle_site(row.site, "removed", "nothing reads its result", module=row.module)
         elif decision is None or decision.mode is Mode.FLOAT:
             ledger.settle_site(row.site, FLOAT, row.reason or "no rule asks for it", module=row.module)
+        elif decision.mode in (Mode.WEIGHT_ONLY, Mode.FLOAT16) and row.site in held:
+            kind = held[row.site].removesuffix(" weights")
+            why = f"{program.target} has no kernel for {row.op} on {kind} weights alone: the weight is widened ahead"
+            ledger.settle_site(row.site, held[row.site], why, module=row.module)
+        elif row.site in held:
+            why = f"{program.target} has no int8 kernel for {row.op} here: it is computed in float32"
+            ledger.settle_site(row.site, held[row.site], why, module=row.module, code="FXQ207")
         else:
             why = f"{program.target} has no int8 kernel for {row.op} here"
             ledger.settle_site(row.site, FLOAT, why, module=row.module, code="FXQ207")
