@@ -98,8 +98,10 @@ def _convert_layer(program: Program, node: fx.Node, ledger: Ledger) -> None:
         _BY_MODE[decision.mode](program, node, decision.qconfig)
     else:
         return
-    if decision.mode in _COMPUTED_IN_FLOAT:  # what an engine runs is settled again when it is lowered
-        ledger.settle(node, *_COMPUTED_IN_FLOAT[decision.mode])
+    if decision.mode in _HELD_AS:  # what an engine runs is settled again when it is lowered
+        held = _HELD_AS[decision.mode]
+        why = f"{program.target} has no kernel for {type(base).__name__} on {held} alone: the weight is widened ahead"
+        ledger.settle(node, held, why)
 
 
 def _static(program: Program, node: fx.Node, qconfig: object) -> None:
@@ -158,7 +160,4 @@ def _replace(
 
 
 _BY_MODE = {Mode.STATIC: _static, Mode.DYNAMIC: _dynamic, Mode.WEIGHT_ONLY: _weight_only, Mode.FLOAT16: _float16}
-_COMPUTED_IN_FLOAT = {
-    Mode.WEIGHT_ONLY: (INT8_WEIGHTS, "computed in float32 from int8 weights"),
-    Mode.FLOAT16: (HALF_WEIGHTS, "computed in float32 from float16 weights"),
-}
+_HELD_AS = {Mode.WEIGHT_ONLY: INT8_WEIGHTS, Mode.FLOAT16: HALF_WEIGHTS}

@@ -313,11 +313,10 @@ def test_a_per_channel_convtranspose_is_declined_where_torch_asserts():
     assert "per tensor only" in decision.why
 
 
-def test_a_static_rule_on_an_embedding_or_lstm_is_declined_with_the_way_out():
+def test_a_static_rule_on_an_embedding_or_lstm_stands_for_custom_modules_to_give_them_the_form_they_have():
     policy = read_policy(get_default_qconfig_mapping("x86"), target="x86")
-    found = {site.op: policy.decide(site).why for site in LAYERS}
-    assert "float_qparams_weight_only_qconfig" in found["Embedding"]
-    assert "only a dynamic one" in found["LSTM"]
+    found = {site.op: policy.decide(site).mode for site in LAYERS}
+    assert found["Embedding"] is found["LSTM"] is Mode.STATIC
 
 
 def test_a_catch_all_dynamic_rule_asks_nothing_of_layers_without_weights():

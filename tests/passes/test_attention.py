@@ -166,7 +166,7 @@ def test_weight_only_projections():
 def test_float16_projections():
     model, given = Attend(nn.MultiheadAttention(WIDTH, HEADS)).eval(), inputs()
     program, ledger = quantized(model, Mode.FLOAT16, *given)
-    assert row_of(ledger, "attn").effective.startswith("float16 (q_proj, k_proj, v_proj, out_proj)")
+    assert row_of(ledger, "attn").effective.startswith("float16 weights (q_proj, k_proj, v_proj, out_proj)")
     assert sqnr_db(call(program, *given)[0], model(*given)[0].detach()) > 60
 
 

@@ -349,7 +349,7 @@ def test_another_weight_observer_gives_rows_too():
 def test_a_float16_table():
     model = TakesOne(nn.Embedding(20, 8)).eval()
     program, ledger = quantized(model, Mode.FLOAT16, INDICES["2-d"])
-    assert row_of(ledger, "table").effective == "float16"
+    assert row_of(ledger, "table").effective == "float16 weights"
     assert program.graph_module.state_dict()["table.weight"].dtype is torch.float16
     assert sqnr_db(call(program, INDICES["2-d"]), model(INDICES["2-d"]).detach()) > 60
 
