@@ -34,5 +34,11 @@ def is_native(node: Any) -> bool:
 
 
 def qparams_of(dequantize: Any) -> tuple[Any, Any, Any]:
+    """Scale, zero point and dtype of the codes behind a dequantize."""
     quantize = dequantize.args[0]
     return quantize.args[1], quantize.args[2], quantize.args[5]
+
+
+def attribute_name(node: Any) -> str:
+    """A name for something that belongs to this node, as an attribute of the root: no dots."""
+    return str(node.target if node.op == "get_attr" else node.name).replace(".", "_")

@@ -171,7 +171,10 @@ def test_float16_weights_are_widened_where_the_engine_has_no_kernel_for_them():
     model, x = Whole(nn.LSTM(WIDTH, HIDDEN)).eval(), torch.randn(STEPS, BATCH, WIDTH)
     program, ledger = quantized(model, Mode.FLOAT16, x, target="qnnpack")
     row = row_of(ledger, "layer")
-    assert (row.effective, row.reason) == ("float16 weights", "qnnpack has no kernel for LSTM on float16 weights alone: the weight is widened ahead")
+    assert (row.effective, row.reason) == (
+        "float16 weights",
+        "qnnpack has no kernel for LSTM on float16 weights alone: the weight is widened ahead",
+    )
     assert sqnr_db(call(program, x)[0], evaluated(model, x)[0]) > 60
 
 

@@ -1,0 +1,76 @@
+"""Ops without packed weights on quantized tensors, as the table in _native_ops has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxquant.passes._canonical import attribute_name, is_activation_dequantize, qparams_of
+from fxquant.passes._native_ops import BINARY, FIXED_MODULES, OWN_MODULES, is_shared
+
+if TYPE_CHECKING:
+    from fxquant.passes._native_graph import NativeGraph
+
+
+def lower(native: NativeGraph, node: fx.Node, layer: fx.Node, relu: fx.Node | None) -> fx.Node | None:
+    """Ops without weights of their own: see the table."""
+    scale, zero_point = node.args[1], node.args[2]
+    if layer.op == "call_function" and layer.target in BINARY and not layer.kwargs:
+        op, op_relu = BINARY[layer.target]
+        chosen = op if relu is None else op_relu
+        if chosen is None or len(layer.args) != 2 or not all(map(native.is_coded, layer.args)):
+            return None
+        return native.graph.call_function(chosen, (*map(native.coded, layer.args), scale, zero_point))
+    if relu is not None:
+        return None
+    if layer.op == "call_function" and layer.target is torch.cat:
+        return _cat(native, layer, scale, zero_point)
+    module = native.module_of(layer)
+    if not layer.args or (layer.kwargs and layer.op == "call_module"):
+        return None
+    if not native.is_coded(layer.args[0]):
+        return None
+    x, kind = native.coded(layer.args[0]), type(module) if module is not None else nn.Module
+    if kind in OWN_MODULES and not getattr(module, "track_running_stats", False):
+        op, options = OWN_MODULES[kind](module)
+        return native.graph.call_function(op, (x, *_held(native, layer, options), scale, zero_point))
+    if kind in FIXED_MODULES:
+        op, fixed_scale, fixed_zero = FIXED_MODULES[kind]
+        same = abs(float(scale) - fixed_scale) < 1e-9 and zero_point == fixed_zero  # type: ignore[arg-type]
+        return native.graph.call_function(op, (x,)) if same else None
+    return _shared(native, node, layer)
+
+
+def _shared(native: NativeGraph, node: fx.Node, layer: fx.Node) -> fx.Node | None:
+    """An op that keeps scale and zero point, where the result is quantized with its input's."""
+    if not is_shared(layer.op, layer.target, native.module_of(layer)):
+        return None
+    if qparams_of(layer.args[0]) != (node.args[1], node.args[2], node.args[5]):
+        return None
+    others = [source for source in layer.all_input_nodes if source is not layer.args[0]]
+    if any(is_activation_dequantize(source) for source in others):
+        return None
+    inner = {layer.args[0]: native.coded(layer.args[0])}
+    return native.graph.node_copy(layer, lambda source: inner.get(source) or native.values[source])
+
+
+def _cat(native: NativeGraph, layer: fx.Node, scale: Any, zero_point: Any) -> fx.Node | None:
+    items, dim = layer.args[0], layer.args[1] if len(layer.args) > 1 else layer.kwargs.get("dim", 0)
+    if not isinstance(items, (tuple, list)) or not all(map(native.is_coded, items)):
+        return None
+    coded = [native.coded(item) for item in items]
+    return native.graph.call_function(torch.ops.quantized.cat.default, (coded, dim, scale, zero_point))
+
+
+def _held(native: NativeGraph, layer: fx.Node, options: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Options of a kernel with tensors among them: those become attributes."""
+    held = []
+    for index, option in enumerate(options):
+        if isinstance(option, Tensor):
+            name = f"{attribute_name(layer)}_{index}"
+            native.constants[name] = option.detach()
+            option = native.graph.create_node("get_attr", name)
+        held.append(option)
+    return tuple(held)
