@@ -19,7 +19,7 @@ from fxquant.errors import ContractError, ExampleInputError
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel
-from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline
+from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.policy import read_policy
 from fxquant.program import Program
 from fxquant.registry import make
@@ -206,6 +206,7 @@ def _run(
 
     waits = bool(tail.passes) and getattr(tail.passes[0], "data", None) is None and has_observers(program)
     if not waits:
-        program, more = finish(program, ledger, 0)
+        with after(records):
+            program, more = finish(program, ledger, 0)
         records = (*records, *more)
     return CompiledModel(program, ledger, records, finish, guard_inputs=guard_inputs)

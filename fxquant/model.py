@@ -14,7 +14,7 @@ from fxquant.calibration import Observing, check_finite, leaves_of
 from fxquant.errors import ArtifactError, ContractError, EmptyCalibrationError, LoweringError, did_you_mean
 from fxquant.html import page
 from fxquant.ledger import Ledger
-from fxquant.pipeline import PassRecord
+from fxquant.pipeline import PassRecord, after
 from fxquant.plan import QuantPlan
 from fxquant.program import Program, Stage
 from fxquant.sizes import size_bytes
@@ -116,7 +116,8 @@ class CompiledModel(nn.Module):
                 hint="call it on some batches first, give calibration_data=, or use the preset 'int8-dynamic'",
             )
         fed = replace(self._program, example_leaves=self._fed.example)
-        self._program, records = self._finish(fed, self._ledger, self._fed.samples)
+        with after(self._history):
+            self._program, records = self._finish(fed, self._ledger, self._fed.samples)
         self._history = (*self._history, *records)
         return self
 
@@ -164,6 +165,7 @@ class CompiledModel(nn.Module):
         frozen = (self._program.signature, self._program.plan, *self._history)  # never changed: shared
         memo |= {id(self): made, **{id(shared): shared for shared in frozen}}
         made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
+        type(made.graph_module).__name__ = type(self.graph_module).__name__  # fx forgets it
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -136,6 +137,16 @@ class Pipeline:
             if step.yields is stage:
                 return Pipeline(self.passes[: index + 1])
         raise ContractError("FXQ402", f"no pass of this pipeline yields {stage.name}")
+
+
+@contextmanager
+def after(records: tuple[PassRecord, ...]) -> Iterator[None]:
+    """The pipeline inside goes on where another one ended: an error carries the records of both."""
+    try:
+        yield
+    except FxQuantError as error:
+        error.records = (*records, *error.records)
+        raise
 
 
 def _run_one(step: Pass, program: Program, ledger: Ledger) -> Program:

@@ -133,7 +133,6 @@ def test_the_diff_is_exact(model):
     assert model.diff("lowered", "lowered").is_empty
     assert "linear_relu" in str(model.diff()) and not model.diff(Stage.CONVERTED).is_empty
     assert model.diff().counts["inserted"] > 0
-    assert model.diff("TRACED", Stage.PLANNED).is_empty
 
 
 def test_a_stage_that_is_none_or_not_reached_is_refused(model, calibrating):
