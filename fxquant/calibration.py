@@ -13,6 +13,7 @@ from torch import fx
 from fxquant.errors import (
     CalibrationShapeError,
     DegenerateRangeError,
+    DeviceError,
     ExampleInputError,
     FxQuantError,
     NonFiniteError,
@@ -86,6 +87,7 @@ class Observing:
 
     def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """The float result of one batch, seen by the observers. FXQ302 and FXQ304 name the batch and the layer."""
+        _check_device(self.program, leaves, self.batches)
         hint = "clean the data, or pass on_nonfinite='skip' or 'replace'"
         check_finite(self.program, leaves, f"calibration batch {self.batches}", hint)
         if self.example is None:
@@ -105,7 +107,9 @@ class Observing:
             if dtype is None or not dtype.is_floating_point:
                 told = "several tensors" if dtype is None else str(dtype).removeprefix("torch.")
                 if self.ledger.row_of(source) is not None:  # an argument or a buffer has none
-                    self.ledger.decline("FXQ209", source, why=f"its values are {told}: only float32 tensors are quantized")
+                    self.ledger.decline(
+                        "FXQ209", source, why=f"its values are {told}: only float32 tensors are quantized"
+                    )
                 node.replace_all_uses_with(source)
                 self.program.graph.erase_node(node)
         self.program.graph_module.recompile()
@@ -136,6 +140,17 @@ def leaves_of(program: Program, args: Any, kwargs: Any, batch: int) -> tuple[tor
         raise CalibrationShapeError(
             "FXQ304", f"calibration batch {batch} does not fit the model: {error.message}", hint=error.hint
         ) from error
+
+
+def _check_device(program: Program, leaves: tuple[torch.Tensor, ...], batch: int) -> None:
+    for leaf, value in zip(program.signature.tensor_leaves, leaves, strict=True):
+        if value.device.type != "cpu":
+            raise DeviceError(
+                "FXQ222",
+                f"calibration batch {batch}: input '{leaf.path}' is on device '{value.device}', the model on 'cpu'",
+                hint="move the batch: batch.to('cpu')",
+                module=leaf.path,
+            )
 
 
 def check_finite(program: Program, leaves: tuple[torch.Tensor, ...], what: str, hint: str = "clean the data") -> None:

@@ -15,7 +15,7 @@ from fxquant import preflight, targets
 from fxquant.batches import Batches, Reader, reader_for
 from fxquant.calibration import has_observers
 from fxquant.capture import CaptureRequest, capture
-from fxquant.errors import ContractError, ExampleInputError
+from fxquant.errors import CalibrationShapeError, ContractError, ExampleInputError
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel
@@ -114,7 +114,8 @@ def compile(
         reader = reader_for(float_model, data, example_inputs, ledger)
         example = _example(example_inputs, data, reader, is_readable=forward_fn is None)
         request = CaptureRequest(fork(float_model), *example, concrete_args, leaf_modules)
-        program = replace(capture(request, ledger), target=resolution.engine)
+        is_batch = example_inputs is None and example != (None, None)
+        program = replace(_captured(request, ledger, is_batch=is_batch), target=resolution.engine)
         ledger.notice("FXQ507", resolution.reason)
         pipeline = _pipeline(
             passes,
@@ -137,6 +138,17 @@ def compile(
                 "FXQ405", "the model was changed while it was being compiled", hint="do not change it in a callback"
             )
     return compiled
+
+
+def _captured(request: CaptureRequest, ledger: Ledger, *, is_batch: bool) -> Program:
+    """Capture; arguments that do not fit are the first batch's fault where they came from it."""
+    try:
+        return capture(request, ledger)
+    except ExampleInputError as error:
+        if not is_batch:
+            raise
+        told = f"calibration batch 0 does not fit the model: {error.message}"
+        raise CalibrationShapeError("FXQ304", told, hint=error.hint) from error
 
 
 @contextmanager
