@@ -153,7 +153,7 @@ def _check_device(program: Program, leaves: tuple[torch.Tensor, ...], batch: int
             )
 
 
-def check_finite(program: Program, leaves: tuple[torch.Tensor, ...], what: str, hint: str = "clean the data") -> None:
+def check_finite(program: Program, leaves: tuple[torch.Tensor, ...], what: str, hint: str) -> None:
     """FXQ302 that names the first input with NaN or infinities, and how many. `what` says which call it is."""
     for leaf, value in zip(program.signature.tensor_leaves, leaves, strict=True):
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):

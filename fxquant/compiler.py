@@ -135,7 +135,9 @@ def compile(
         compiled = _run(pipeline, program, ledger, observers, guard_inputs=guard_inputs)
         if preflight.fingerprint(float_model) != before:
             raise ContractError(
-                "FXQ405", "the model was changed while it was being compiled", hint="do not change it in a callback"
+                "FXQ405",
+                "the model was changed while it was being compiled",
+                hint="callbacks, forward_fn and threads must leave it alone until compile() returns",
             )
     return compiled
 

@@ -98,7 +98,7 @@ class CompiledModel(nn.Module):
             return signature.rebuild(self._fed.run(leaves_of(self._program, args, kwargs, self._fed.batches)))
         leaves = signature.leaves(args, kwargs)
         if self.guard_inputs:
-            check_finite(self._program, leaves, "the call")
+            check_finite(self._program, leaves, "this call", "clean the data, or compile with guard_inputs=False")
         try:
             with torch.no_grad():  # forward, not a call: a call of fx prints its own account of an error
                 return signature.rebuild(self._program.graph_module.forward(*leaves))

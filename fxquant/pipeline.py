@@ -166,7 +166,11 @@ def _run_one(step: Pass, program: Program, ledger: Ledger) -> Program:
     try:
         program.graph.lint()
     except (RuntimeError, ValueError) as error:
-        raise LintError("FXQ404", f"the graph is malformed after pass '{step.name}': {error}") from error
+        raise LintError(
+            "FXQ404",
+            f"the graph is malformed after pass '{step.name}': {str(error).strip()}",
+            hint="this is a fault of the pass: collect nodes first, then change; replace uses before erasing",
+        ) from error
     program.graph_module.recompile()
     step.verify(program)
     return program
