@@ -87,7 +87,9 @@ def _guarded(data: Iterable[Any]) -> Generator[Any, None, None]:
         raise
     except Exception as error:
         raise CalibrationError(
-            "FXQ312", f"the calibration data failed at batch {index}: {type(error).__name__}: {error}"
+            "FXQ312",
+            f"the calibration data failed at batch {index}: {type(error).__name__}: {error}",
+            hint="the fault is in the data or its loader: the original error, with its traceback, is chained",
         ) from error
 
 

@@ -14,6 +14,7 @@ from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.errors import (
     CalibrationShapeError,
     DegenerateRangeError,
+    DeviceError,
     ExampleInputError,
     FxQuantError,
     NonFiniteError,
@@ -102,6 +103,7 @@ class Observing:
 
     def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """The float result of one batch, seen by the observers. FXQ302 and FXQ304 name the batch and the layer."""
+        _check_device(self.program, leaves, self.batches)
         hint = "clean the data, or pass on_nonfinite='skip' or 'replace'"
         check_finite(self.program, leaves, f"calibration batch {self.batches}", hint)
         if self.example is None:
@@ -153,7 +155,18 @@ def leaves_of(program: Program, args: Any, kwargs: Any, batch: int) -> tuple[tor
         ) from error
 
 
-def check_finite(program: Program, leaves: tuple[torch.Tensor, ...], what: str, hint: str = "clean the data") -> None:
+def _check_device(program: Program, leaves: tuple[torch.Tensor, ...], batch: int) -> None:
+    for leaf, value in zip(program.signature.tensor_leaves, leaves, strict=True):
+        if value.device.type != "cpu":
+            raise DeviceError(
+                "FXQ222",
+                f"calibration batch {batch}: input '{leaf.path}' is on device '{value.device}', the model on 'cpu'",
+                hint="move the batch: batch.to('cpu')",
+                module=leaf.path,
+            )
+
+
+def check_finite(program: Program, leaves: tuple[torch.Tensor, ...], what: str, hint: str) -> None:
     """FXQ302 that names the first input with NaN or infinities, and how many. `what` says which call it is."""
     for leaf, value in zip(program.signature.tensor_leaves, leaves, strict=True):
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):

@@ -16,11 +16,11 @@ from fxquant.batches import Batches, Reader, reader_for
 from fxquant.calibration import has_observers
 from fxquant.capture import CaptureRequest, capture
 from fxquant.custom import CustomModule, leaf_types
-from fxquant.errors import ContractError, ExampleInputError
+from fxquant.errors import CalibrationShapeError, ContractError, ExampleInputError
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel
-from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline
+from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.policy import read_policy
 from fxquant.program import Program
 from fxquant.registry import make
@@ -118,7 +118,8 @@ def compile(
             kind for kind in leaf_types(custom_modules) if any(isinstance(m, kind) for m in float_model.modules())
         )
         request = CaptureRequest(fork(float_model), *example, concrete_args, (*leaf_modules, *kinds))
-        program = replace(capture(request, ledger), target=resolution.engine)
+        is_batch = example_inputs is None and example != (None, None)
+        program = replace(_captured(request, ledger, is_batch=is_batch), target=resolution.engine)
         ledger.notice("FXQ507", resolution.reason)
         pipeline = _pipeline(
             passes,
@@ -138,9 +139,22 @@ def compile(
         compiled = _run(pipeline, program, ledger, observers, guard_inputs=guard_inputs)
         if preflight.fingerprint(float_model) != before:
             raise ContractError(
-                "FXQ405", "the model was changed while it was being compiled", hint="do not change it in a callback"
+                "FXQ405",
+                "the model was changed while it was being compiled",
+                hint="callbacks, forward_fn and threads must leave it alone until compile() returns",
             )
     return compiled
+
+
+def _captured(request: CaptureRequest, ledger: Ledger, *, is_batch: bool) -> Program:
+    """Capture; arguments that do not fit are the first batch's fault where they came from it."""
+    try:
+        return capture(request, ledger)
+    except ExampleInputError as error:
+        if not is_batch:
+            raise
+        told = f"calibration batch 0 does not fit the model: {error.message}"
+        raise CalibrationShapeError("FXQ304", told, hint=error.hint) from error
 
 
 @contextmanager
@@ -210,6 +224,7 @@ def _run(
 
     waits = bool(tail.passes) and getattr(tail.passes[0], "data", None) is None and has_observers(program)
     if not waits:
-        program, more = finish(program, ledger, 0)
+        with after(records):
+            program, more = finish(program, ledger, 0)
         records = (*records, *more)
     return CompiledModel(program, ledger, records, finish, guard_inputs=guard_inputs)

@@ -13,7 +13,7 @@ from fxquant.calibration import Observing, check_finite, leaves_of
 from fxquant.errors import ArtifactError, ContractError, EmptyCalibrationError, LoweringError, did_you_mean
 from fxquant.html import page
 from fxquant.ledger import Ledger
-from fxquant.pipeline import PassRecord
+from fxquant.pipeline import PassRecord, after
 from fxquant.plan import QuantPlan
 from fxquant.program import Program, Stage
 from fxquant.sizes import size_bytes
@@ -97,7 +97,7 @@ class CompiledModel(nn.Module):
             return signature.rebuild(self._fed.run(leaves_of(self._program, args, kwargs, self._fed.batches)))
         leaves = signature.leaves(args, kwargs)
         if self.guard_inputs:
-            check_finite(self._program, leaves, "the call")
+            check_finite(self._program, leaves, "this call", "clean the data, or compile with guard_inputs=False")
         try:
             with torch.no_grad():  # forward, not a call: a call of fx prints its own account of an error
                 return signature.rebuild(self._program.graph_module.forward(*leaves))
@@ -114,7 +114,8 @@ class CompiledModel(nn.Module):
                 "nothing was seen: the model was not called since it was compiled",
                 hint="call it on some batches first, give calibration_data=, or use the preset 'int8-dynamic'",
             )
-        self._program, records = self._finish(self._fed.finish(), self._ledger, self._fed.samples)
+        with after(self._history):
+            self._program, records = self._finish(self._fed.finish(), self._ledger, self._fed.samples)
         self._history = (*self._history, *records)
         return self
 
@@ -162,6 +163,7 @@ class CompiledModel(nn.Module):
         frozen = (self._program.signature, self._program.plan, *self._history)  # never changed: shared
         memo |= {id(self): made, **{id(shared): shared for shared in frozen}}
         made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
+        type(made.graph_module).__name__ = type(self.graph_module).__name__  # fx forgets it
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:

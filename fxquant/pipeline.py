@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -138,6 +139,16 @@ class Pipeline:
         raise ContractError("FXQ402", f"no pass of this pipeline yields {stage.name}")
 
 
+@contextmanager
+def after(records: tuple[PassRecord, ...]) -> Iterator[None]:
+    """The pipeline inside goes on where another one ended: an error carries the records of both."""
+    try:
+        yield
+    except FxQuantError as error:
+        error.records = (*records, *error.records)
+        raise
+
+
 def _run_one(step: Pass, program: Program, ledger: Ledger) -> Program:
     expected = program.stage if step.yields is None else step.yields
     try:
@@ -155,7 +166,11 @@ def _run_one(step: Pass, program: Program, ledger: Ledger) -> Program:
     try:
         program.graph.lint()
     except (RuntimeError, ValueError) as error:
-        raise LintError("FXQ404", f"the graph is malformed after pass '{step.name}': {error}") from error
+        raise LintError(
+            "FXQ404",
+            f"the graph is malformed after pass '{step.name}': {str(error).strip()}",
+            hint="this is a fault of the pass: collect nodes first, then change; replace uses before erasing",
+        ) from error
     program.graph_module.recompile()
     step.verify(program)
     return program

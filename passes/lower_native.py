@@ -27,7 +27,10 @@ from fxquant.plan import Mode
 from fxquant.program import Program, Stage
 from fxquant.torch_ao import engine, quiet
 
-SATURATION = "without VNNI the sums saturate at full 8-bit range: use target='x86', whose mapping reduces the range"
+SATURATION = (
+    "without VNNI, sums of full-range activations saturate: use a mapping with reduce_range; "
+    "else leave the layer out of the mapping, or choose another target"
+)
 
 
 @dataclass(frozen=True)
