@@ -55,6 +55,7 @@ class NativeGraph:
                 self.counterpart[self.codes[node]] = node
             else:
                 self.values[node] = self._value(node)
+        _reshape_for_view(self.graph)
         self._assembled().graph.eliminate_dead_code()  # torch asks the owning module which calls are pure
         self._fold_weights()
         graph_module = self._assembled()
@@ -248,7 +249,8 @@ class NativeGraph:
         name = f"{_attribute(table.args[0])}_packed"
         weight = quantized_tensor(codes, scale, zero_point, 0)
         self.constants[name] = torch.ops.quantized.embedding_bag_prepack(weight)
-        arguments = (self.graph.create_node("get_attr", name), self.values[node.args[0]])  # type: ignore[index]
+        indices = adopt(self.graph.call_method("contiguous", (self.values[node.args[0]],)), node)  # type: ignore[index]
+        arguments = (self.graph.create_node("get_attr", name), indices)
         return self.graph.call_function(torch.ops.quantized.embedding_byte.default, arguments)
 
     def _fold_weights(self) -> None:
@@ -326,6 +328,14 @@ def is_native(node: Any) -> bool:
 def _qparams(dequantize: Any) -> tuple[Any, Any, Any]:
     quantize = dequantize.args[0]
     return quantize.args[1], quantize.args[2], quantize.args[5]
+
+
+def _reshape_for_view(graph: fx.Graph) -> None:
+    """Kernels give tensors in channels-last order, which view() refuses where it took the float layer's: reshape()."""
+    for node in graph.nodes:
+        is_view = node.op == "call_method" and node.target == "view"
+        if is_view and not any(isinstance(argument, torch.dtype) for argument in node.args):
+            node.target = "reshape"
 
 
 def _attribute(node: Any) -> str:

@@ -105,7 +105,6 @@ OWN_MODULES: dict[type[nn.Module], Callable[[Any], Built]] = {
     nn.InstanceNorm2d: lambda m: (_OPS.instance_norm.default, (m.weight, m.bias, m.eps)),
     nn.InstanceNorm3d: lambda m: (_OPS.instance_norm.default, (m.weight, m.bias, m.eps)),
     nn.LeakyReLU: lambda m: (_OPS.leaky_relu.default, (m.negative_slope, False)),
-    nn.PReLU: lambda m: (_OPS.prelu.default, (m.weight,)),
     nn.Sigmoid: lambda _: (_OPS.sigmoid.default, ()),
     nn.Softmax: lambda m: (_OPS.softmax.default, (m.dim,)),
 }
