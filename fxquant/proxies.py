@@ -80,10 +80,25 @@ class RecordedProxy(fx.Proxy):
         return (operator.getitem(self, index) for index in range(length))
 
     def _length_of_shape(self) -> int | None:
-        node = self.node
-        is_shape = node.op == "call_method" and node.target == "size" and len(node.args) == 1 and not node.kwargs
-        is_shape = is_shape or (node.target is getattr and node.args[1] == "shape")
-        return self.tracer.rank_of(node.all_input_nodes[0]) if is_shape else None
+        return self._length(self.node)
+
+    def _length(self, value: Any) -> int | None:
+        """How many sizes a shape has, or what is cut from shapes and put together: `x.size()[:-1] + (heads, -1)`."""
+        if isinstance(value, (tuple, list)):
+            return len(value)
+        if not isinstance(value, fx.Node):
+            return None
+        is_shape = value.op == "call_method" and value.target == "size" and len(value.args) == 1 and not value.kwargs
+        if is_shape or (value.target is getattr and value.args[1] == "shape"):
+            return self.tracer.rank_of(value.all_input_nodes[0])
+        if value.target is operator.getitem and isinstance(value.args[1], slice):
+            whole, cut = self._length(value.args[0]), value.args[1]
+            is_plain = all(isinstance(edge, (int, type(None))) for edge in (cut.start, cut.stop, cut.step))
+            return len(range(whole)[cut]) if whole is not None and is_plain else None
+        if value.target is operator.add and len(value.args) == 2:
+            parts = [self._length(part) for part in value.args]
+            return sum(parts) if None not in parts else None  # type: ignore[arg-type]
+        return None
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})

@@ -44,7 +44,7 @@ def lower(native: NativeGraph, node: fx.Node) -> fx.Node | None:
 def embedding_byte(packed: Any, indices: Tensor) -> Tensor:
     """Rows for indices of any shape; torch's kernel takes one or two dimensions."""
     if indices.dim() in (1, 2):
-        found: Tensor = _OPS.embedding_byte(packed, indices)
+        found: Tensor = _OPS.embedding_byte(packed, indices.contiguous())
         return found
     flat: Tensor = _OPS.embedding_byte(packed, indices.reshape(-1))
     return flat.view(*indices.shape, flat.shape[-1])

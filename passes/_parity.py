@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ class Mismatch:
     target: str
 
     def __str__(self) -> str:
+        if self.steps == math.inf:
+            return f"the kernel of {self.target} fails on it"
         return f"{self.target} computes it {self.steps:.4g} codes off the canonical graph"
 
 
@@ -51,8 +54,14 @@ class _Checker(fx.Interpreter):
         self.steps: dict[fx.Node, float] = {}
 
     def run_node(self, node: fx.Node) -> Any:
-        value = super().run_node(node)
         canonical = self.counterpart.get(node)
+        try:
+            value = super().run_node(node)
+        except (RuntimeError, NotImplementedError, TypeError):
+            if canonical is None:
+                raise
+            self.steps[canonical] = math.inf
+            return _coded(canonical, self.reference[canonical])
         if canonical is None or not isinstance(value, (Tensor, tuple)):
             return value
         expected = self.reference[canonical]
@@ -63,6 +72,13 @@ class _Checker(fx.Interpreter):
         if not value.is_quantized:
             return expected
         return torch._make_per_tensor_quantized_tensor(expected, value.q_scale(), value.q_zero_point())
+
+
+def _coded(canonical: fx.Node, expected: Tensor) -> Tensor:
+    """The canonical result as the lowered graph would hold it."""
+    if not is_activation_quantize(canonical):
+        return expected
+    return torch._make_per_tensor_quantized_tensor(expected, canonical.args[1], canonical.args[2])  # type: ignore[arg-type]
 
 
 def _steps(value: Tensor, expected: Tensor) -> float:

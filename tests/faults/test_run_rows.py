@@ -11,8 +11,8 @@ import fxquant
 from fxquant import targets, torch_ao
 from fxquant.errors import EngineUnavailableError, ExampleInputError, LoweringError, NonFiniteError
 from support.asserts import assert_same, untouched, world
+from support.compiling import ENGINES
 from support.models import MODELS
-from support.quantizing import ENGINES
 
 CASE = MODELS["mlp"]
 DATA = torch.cat([args[0] for args in CASE.batches(2, 8)])

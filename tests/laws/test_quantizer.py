@@ -12,8 +12,8 @@ import fxquant
 from fxquant import qdq, torch_ao
 from fxquant.observation import Observation
 from support.asserts import assert_same
+from support.compiling import compile_model
 from support.models import SIGNATURES, TROUBLE
-from support.quantizing import compile_model
 
 with torch_ao.quiet():
     from torch.ao.quantization import MinMaxObserver, QConfigMapping

@@ -19,8 +19,8 @@ from fxquant.origin import origins
 from fxquant.pipeline import Pass
 from fxquant.program import Stage
 from support.asserts import assert_no_orphans, assert_same, untouched
+from support.compiling import compile_model, compiled
 from support.models import MODELS, SIGNATURES, TROUBLE
-from support.quantizing import compile_model, compiled
 
 CASE = MODELS["mlp"]
 NAMES = [step.name for step in fxquant.default_pipeline()]
@@ -179,7 +179,7 @@ import hashlib, sys, warnings
 import torch
 torch.set_num_threads(1)
 from support.models import MODELS
-from support.quantizing import compiled
+from support.compiling import compiled
 for name in ("mlp", "two_inputs", "functional_relu", "shared_linear"):
     model = compiled(MODELS[name])
     state = hashlib.sha256()

@@ -19,8 +19,8 @@ from fxquant.policy import read_policy
 from fxquant.program import Stage
 from fxquant.sizes import size_bytes
 from support.asserts import assert_same, untouched
+from support.compiling import compiled
 from support.models import MODELS
-from support.quantizing import compiled
 from support.small import AGREE, BETTER, SMALL
 from support.tracing import call, run_passes, trace
 
