@@ -15,6 +15,7 @@ from fxquant.errors import MutationError, PassError
 from fxquant.ledger import Ledger
 from fxquant.origin import carry, site_of, where
 from fxquant.passes._aliases import Aliases, attribute_of
+from fxquant.passes._dead_code import drop_dead_code
 from fxquant.passes._dtypes import changed_dtypes
 from fxquant.passes._writes import OPERATORS, Kind, Write, write_of
 from fxquant.pipeline import Pass
@@ -46,6 +47,7 @@ class Functionalize(Pass):
         for node in program.graph.nodes:  # what is left of them counts with plain numbers: n = x.size(0); n += 1
             if node.op == "call_function" and node.target in OPERATORS:
                 node.target = OPERATORS[node.target]
+        drop_dead_code(program)  # a dead reader would keep two layers from being fused
         return program
 
     def verify(self, program: Program) -> None:

@@ -160,9 +160,7 @@ class WithDeadCode(Plain):
     "kind",
     [
         Renamed,
-        pytest.param(
-            WithDeadCode, marks=pytest.mark.xfail(reason="a dead reader keeps linear and relu from being fused")
-        ),
+        WithDeadCode,
     ],
 )
 def test_i21_renaming_and_dead_code_change_nothing(kind):

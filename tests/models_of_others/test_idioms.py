@@ -11,6 +11,7 @@ from torch import nn
 import fxquant
 from fxquant.model import CompiledModel
 from fxquant.numerics import sqnr_db
+from fxquant.passes._packing import PACKED
 from support.asserts import untouched
 
 
@@ -60,9 +61,13 @@ def test_a_column_of_indices_is_looked_up_natively(preset: str) -> None:
     assert _effective(compiled, "tables.1") == "int8"
 
 
-def test_a_layer_whose_kernel_fails_stays_float_and_says_so() -> None:
+def test_a_layer_whose_kernel_fails_stays_float_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> torch.Tensor:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setitem(PACKED, nn.functional.linear, (PACKED[nn.functional.linear][0], broken, broken))
     torch.manual_seed(0)
-    compiled = _compiled(nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 4)), torch.randint(0, 10, (4, 2, 3)))
+    compiled = _compiled(nn.Sequential(nn.Linear(8, 4), nn.Tanh()), torch.rand(16, 8))
     row = next(row for row in compiled.ledger.layers if row.module == "0")
     assert (row.effective, row.code) == ("float32", "FXQ505")
     assert "fails" in row.reason
@@ -79,9 +84,9 @@ class SplitHeads(nn.Module):
         self.query = nn.Linear(12, 12)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shape = x.size()[:-1] + (3, 4)
+        shape = (*x.size()[:-1], 3, 4)
         heads = self.query(x).view(*shape).permute(0, 2, 1, 3).contiguous()
-        return heads.view(*(heads.shape[:-2] + (20,)))  # type: ignore[no-any-return]
+        return heads.view(*((*heads.shape[:-2], 20)))  # type: ignore[no-any-return]
 
 
 def test_a_shape_put_together_from_sizes_can_be_unpacked() -> None:
