@@ -107,9 +107,12 @@ class Observing:
         found = self._probed(leaves)
         for node, _ in list(observers_in(self.program)):
             source = node.all_input_nodes[0]
-            if not found.get(source, torch.float32).is_floating_point:
-                dtype = str(found[source]).removeprefix("torch.")
-                self.ledger.decline("FXQ209", source, why=f"its values are {dtype}: only float32 values are quantized")
+            dtype = found.get(source)
+            if dtype is None or not dtype.is_floating_point:
+                told = "no tensor" if dtype is None else str(dtype).removeprefix("torch.")
+                if self.ledger.row_of(source) is not None:  # an argument or a buffer has none
+                    why = f"its values are {told}: only float32 tensors are quantized"
+                    self.ledger.decline("FXQ209", source, why=why)
                 node.replace_all_uses_with(source)
                 self.program.graph.erase_node(node)
         self.program.graph_module.recompile()
@@ -192,7 +195,11 @@ class _Dtypes(_Unobserved):
 
 
 class _Probe(_Unobserved):
-    """Stops at the first node that fails or gives a non-finite value."""
+    """Stops at the first node that fails, or, where none does, that gives a non-finite value."""
+
+    def __init__(self, graph_module: fx.GraphModule, *, has_failed: bool) -> None:
+        super().__init__(graph_module)
+        self.has_failed = has_failed
 
     def run_node(self, node: fx.Node) -> Any:
         try:
@@ -200,7 +207,7 @@ class _Probe(_Unobserved):
         except Exception as error:
             raise _Culprit(node, error) from error
         is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
-        if is_float and node.op != "get_attr" and not bool(torch.isfinite(value).all()):
+        if is_float and not self.has_failed and node.op != "get_attr" and not bool(torch.isfinite(value).all()):
             raise _Culprit(node, None, value)
         return value
 
@@ -208,7 +215,7 @@ class _Probe(_Unobserved):
 def _diagnose(program: Program, leaves: tuple[torch.Tensor, ...], batch: int, error: Exception | None) -> FxQuantError:
     """Which node is at fault, found by running the graph once more, node by node."""
     try:
-        probe = _Probe(program.graph_module)
+        probe = _Probe(program.graph_module, has_failed=error is not None)
         with torch.no_grad():
             probe.run(*leaves)
     except _Culprit as culprit:
