@@ -154,3 +154,15 @@ class ComputedWeight(nn.Module):
 def test_a_computed_weight_stays_float_and_a_weight_read_twice_is_whole(preset: str) -> None:
     torch.manual_seed(0)
     _compiled(ComputedWeight(), torch.randn(16, 3, 8, 8), preset=preset, floor_db=20.0)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nn.LSTM(6, 4, batch_first=True), nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), 1)],
+)
+def test_a_layer_of_torch_that_cannot_be_traced_is_compiled_whole(model: nn.Module) -> None:
+    model, x = model.eval(), torch.randn(4, 5, 6)
+    compiled = fxquant.compile(model, "float16", target="x86", example_inputs=(x,))
+    expected, found = model(x), compiled(x)
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+    assert [row.op for row in compiled.ledger.layers][0] == type(model).__name__
