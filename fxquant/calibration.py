@@ -120,11 +120,10 @@ class Observing:
             source = node.all_input_nodes[0]
             dtype = found.get(source)
             if dtype is None or not dtype.is_floating_point:
-                told = "several tensors" if dtype is None else str(dtype).removeprefix("torch.")
+                told = "no single tensor" if dtype is None else str(dtype).removeprefix("torch.")
                 if self.ledger.row_of(source) is not None:  # an argument or a buffer has none
-                    self.ledger.decline(
-                        "FXQ209", source, why=f"its values are {told}: only float32 tensors are quantized"
-                    )
+                    why = f"its values are {told}: only float32 tensors are quantized"
+                    self.ledger.decline("FXQ209", source, why=why)
                 node.replace_all_uses_with(source)
                 self.program.graph.erase_node(node)
         self.program.graph_module.recompile()
@@ -219,7 +218,11 @@ class _Dtypes(_Unobserved):
 
 
 class _Probe(_Unobserved):
-    """Stops at the first node that fails or gives a non-finite value."""
+    """Stops at the first node that fails, or, where none does, that gives a non-finite value."""
+
+    def __init__(self, graph_module: fx.GraphModule, *, has_failed: bool) -> None:
+        super().__init__(graph_module)
+        self.has_failed = has_failed
 
     def run_node(self, node: fx.Node) -> Any:
         try:
@@ -227,19 +230,19 @@ class _Probe(_Unobserved):
         except Exception as error:
             raise _Culprit(node, error) from error
         is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
-        if is_float and node.op != "get_attr" and not bool(torch.isfinite(value).all()):
+        if is_float and not self.has_failed and node.op != "get_attr" and not bool(torch.isfinite(value).all()):
             raise _Culprit(node, None, value)
         return value
 
 
 def _diagnose(program: Program, leaves: tuple[torch.Tensor, ...], batch: int, error: Exception | None) -> FxQuantError:
     """Which node is at fault, found by running the graph once more, node by node."""
-    try:
-        probe = _Probe(program.graph_module)
-        with torch.no_grad():
-            probe.run(*leaves)
-    except _Culprit as culprit:
-        return _told(culprit, leaves, batch)
+    for has_failed in dict.fromkeys((error is not None, False)):  # a failure counts before an infinity on the way to it
+        try:
+            with torch.no_grad():
+                _Probe(program.graph_module, has_failed=has_failed).run(*leaves)
+        except _Culprit as culprit:
+            return _told(culprit, leaves, batch)
     return CalibrationShapeError("FXQ304", f"calibration batch {batch} fails in an observer: {error}")
 
 

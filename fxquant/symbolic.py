@@ -39,7 +39,13 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
     leaf_ids = named_leaves(model, request.leaf_modules)
     signature, example = signature_of(model, request.example_args, request.example_kwargs, request.concrete_args)
     tracer = SymbolicTracer(model, signature, leaf_ids, example, ledger)
-    graph = _traced(tracer, example)
+    try:
+        graph = _traced(tracer, example)
+    except UntraceableError:
+        if not is_leaf_by_default(model):
+            raise
+        tracer = SymbolicTracer(model, signature, leaf_ids, example, ledger, is_whole=True)
+        graph = _traced(tracer, example)
     _drop_unread(graph)
     graph_module = build(tracer.root, graph, type(model).__name__, ledger)
     _open_rows(graph_module, ledger)
@@ -57,7 +63,7 @@ def _traced(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> f
     try:
         with recorded_calls(), watched(tracer.model), shadowed_isinstance({}) as shadow:
             tracer.shadow = shadow
-            graph = tracer.trace(_Flat(tracer.model))
+            graph = tracer.trace(_Whole(tracer.model) if tracer.is_whole else _Flat(tracer.model))
         tracer.made.check()
         graph._co_fields = {}  # it would say that the model's code stands in this file
         return graph
@@ -118,6 +124,17 @@ class _Flat(nn.Module):
         """Never run: the tracer brings its own."""
 
 
+class _Whole(nn.Module):
+    """One of torch's own layers that cannot be traced into, such as an LSTM, as the only call of a graph."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.add_module(type(model).__name__.lower(), model)
+
+    def forward(self) -> None:
+        """Never run: the tracer brings its own."""
+
+
 class SymbolicTracer(fx.Tracer):
     """fx's tracer with flat inputs, leaf rules by identity, and an origin for every node."""
 
@@ -128,9 +145,12 @@ class SymbolicTracer(fx.Tracer):
         leaf_ids: frozenset[int],
         example: Sequence[torch.Tensor] | None,
         ledger: Ledger,
+        *,
+        is_whole: bool = False,
     ) -> None:
         super().__init__(autowrap_functions=(), param_shapes_constant=True)
         self.model, self.signature, self.leaf_ids, self.ledger = model, signature, leaf_ids, ledger
+        self.is_whole = is_whole  # the model is called as one layer
         self.output_structure: Any = None
         self.outputs: list[int | Constant] = []
         self.failed_in: str | None = None  # the innermost module whose forward() raised
@@ -213,7 +233,7 @@ class SymbolicTracer(fx.Tracer):
         values = [leaf.value if isinstance(leaf, Constant) else next(supply) for leaf in self.signature.inputs]
         bound = self.signature.parameters.bind_partial()
         bound.arguments.update(self.signature.structure.unflatten(values))
-        return model.forward(*bound.args, **bound.kwargs)
+        return (model if self.is_whole else model.forward)(*bound.args, **bound.kwargs)
 
     # Nodes and proxies --------------------------------------------------------------------------------------------
 

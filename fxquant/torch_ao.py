@@ -33,6 +33,7 @@ KNOWN_WARNINGS = (
     "torch.quantize_per_(tensor|channel).* (is|are) deprecated",
     "torch.quantize_per_tensor, torch.quantize_per_channel and other quantized tensor creation functions",
     "QConfig must specify a FixedQParamsObserver",  # the ledger says it, with the layer's name
+    "torch.inf detected in input tensor",  # an error of ours, with the layer's name
     "TypedStorage is deprecated",
     "Currently, qnnpack incorrectly ignores reduce_range",
 )

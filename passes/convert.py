@@ -46,6 +46,7 @@ class Convert(Pass):
             if observation is not None:
                 _quantize_activation(program, node, observation)
         _handlers.quantize(program, ledger)
+        _keep_what_others_read(program)
         for node in [node for node in program.graph.nodes if node.op == "call_module"]:
             _convert_layer(program, node, ledger)
         program.graph.eliminate_dead_code()
@@ -55,6 +56,20 @@ class Convert(Pass):
     def verify(self, program: Program) -> None:
         for node in program.graph.nodes:
             assert observer_of(program.graph_module, node) is None, f"observer '{node.target}' is left"
+
+
+def _keep_what_others_read(program: Program) -> None:
+    """A weight that the graph also reads by itself (`x @ self.fc.weight`) stays float there, under its own name."""
+    graph_module = program.graph_module
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_module"}
+    for node in program.graph.nodes:
+        owner, _, attribute = str(node.target).rpartition(".")
+        if node.op != "get_attr" or owner not in called:
+            continue
+        name = f"_float_{owner}_{attribute}".replace(".", "_")
+        if not hasattr(graph_module, name):
+            setattr(graph_module, name, getattr(graph_module.get_submodule(owner), attribute))
+        node.target = name
 
 
 def _quantize_activation(program: Program, node: fx.Node, observation: Observation) -> None:

@@ -10,8 +10,9 @@ from torch import fx
 from fxquant.errors import BackendError, ContractError
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
-from fxquant.observation import observer_of
+from fxquant.observation import Observation, observer_of
 from fxquant.origin import adopt, site_of, where
+from fxquant.passes._masks import masked_values
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode, QuantPlan
 from fxquant.program import Program, Stage
@@ -40,6 +41,7 @@ class InsertObservers(Pass):
         prepared = prepare(program.graph_module, {node.name: plan.of(node).qconfig for node in static})  # type: ignore[union-attr, misc]
         program = replace(program, graph_module=prepared.graph_module, stage=Stage.PREPARED)
         _drop_idle_observers(program, prepared)
+        _drop_observers_of_masks(program, ledger)
         for node in program.graph.nodes:
             if observer_of(program.graph_module, node) is not None:
                 adopt(node, node.all_input_nodes[0])
@@ -85,10 +87,31 @@ def _drop_idle_observers(program: Program, prepared: Prepared) -> None:
             continue
         neighbours = (*node.all_input_nodes, *node.users)
         is_wanted = any(neighbour.name in prepared.is_configured for neighbour in neighbours)
-        if not is_wanted or not observer.is_quantizing:
+        if not is_wanted or not observer.is_quantizing or _is_for_weights(observer):
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph_module.graph.erase_node(node)
     graph_module.delete_all_unused_submodules()
+
+
+def _is_for_weights(observer: Observation) -> bool:
+    """An observer of a weight that forward() computes: it stays float, there is nothing to pack ahead of a call."""
+    return "per_channel" in str(getattr(observer.module, "qscheme", ""))
+
+
+def _drop_observers_of_masks(program: Program, ledger: Ledger) -> None:
+    """Scores with a mask among them go to their softmax in float: no 8-bit range holds both."""
+    masked = masked_values(program.graph_module)
+    for node in list(program.graph.nodes):
+        source = node.all_input_nodes[0] if observer_of(program.graph_module, node) is not None else None
+        if source is None or source not in masked:
+            continue
+        if ledger.row_of(source) is not None:
+            why = "a mask's large negative values are among its own: no 8-bit range holds both"
+            ledger.decline("FXQ209", source, why=why)
+        node.replace_all_uses_with(source)
+        program.graph.erase_node(node)
+    program.graph_module.delete_all_unused_submodules()
+    program.graph_module.recompile()
 
 
 def _is_landed(program: Program, node: fx.Node) -> bool:

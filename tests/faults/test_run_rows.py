@@ -105,7 +105,10 @@ def test_row_70_two_threads_compile_at_once():
     """Each for an engine of its own: both are right, and the engine is the caller's again."""
     alone = {name: compiled(target=name)(DATA) for name in ENGINES[:2]}
     before, results, errors = world(), {}, []
-    start, models_of = threading.Barrier(2), {name: CASE.make() for name in ENGINES[:2]}  # made ahead: weights are random
+    start, models_of = (
+        threading.Barrier(2),
+        {name: CASE.make() for name in ENGINES[:2]},
+    )  # made ahead: weights are random
 
     def work(name):
         try:

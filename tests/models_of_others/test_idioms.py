@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -93,3 +94,80 @@ def test_a_shape_put_together_from_sizes_can_be_unpacked() -> None:
     torch.manual_seed(0)
     compiled = _compiled(SplitHeads(), torch.randn(8, 5, 12))
     assert compiled(torch.randn(2, 5, 12)).shape == (2, 3, 20)
+
+
+class CausalAttention(nn.Module):
+    """As in GPT by hand: a scale from a size, a mask of -inf."""
+
+    def __init__(self, fill: float) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.fill = nn.Linear(12, 36), nn.Linear(12, 12), fill
+        self.register_buffer("mask", torch.tril(torch.ones(16, 16)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        length = x.size(1)
+        q, k, v = self.qkv(x).split(12, dim=2)
+        scores = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(k.size(-1)))
+        scores = scores.masked_fill(self.mask[:length, :length] == 0, self.fill)
+        return self.proj(torch.softmax(scores, dim=-1) @ v)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("fill", [float("-inf"), -1e9, torch.finfo(torch.float32).min])
+def test_masked_scores_go_to_their_softmax_in_float(fill: float) -> None:
+    torch.manual_seed(0)
+    compiled = _compiled(CausalAttention(fill), 3 * torch.randn(8, 10, 12), floor_db=22.0)
+    row = next(row for row in compiled.ledger.layers if row.op == "masked_fill")
+    assert row.effective == "float32"
+
+
+class PaddingMask(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.key = nn.Linear(12, 12)
+
+    def forward(self, x: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        k = self.key(x)
+        scores = k @ k.transpose(-2, -1) + (1.0 - attention_mask[:, None, :].float()) * -10000.0
+        return torch.softmax(scores, dim=-1) @ k  # type: ignore[no-any-return]
+
+
+def test_a_padding_mask_holds_although_calibration_saw_no_padding() -> None:
+    torch.manual_seed(0)
+    model, x = PaddingMask().eval(), torch.randn(8, 6, 12)
+    compiled = fxquant.compile(model, "int8", calibration_data=(x, torch.ones(8, 6)), target="x86")
+    mask = torch.ones(8, 6)
+    mask[:, 3:] = 0
+    with torch.no_grad():
+        assert sqnr_db(model(x, mask), compiled(x, mask)) > 22.0
+
+
+class ComputedWeight(nn.Module):
+    """Weight standardization, and a head that reads another layer's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.conv.weight
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / (weight.std((1, 2, 3), keepdim=True) + 1e-5)
+        y = torch.nn.functional.conv2d(x, weight, self.conv.bias).mean((2, 3))
+        return self.fc(torch.relu(y)) @ self.fc.weight  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("preset", ["int8", "int8-dynamic", "int8-weight-only", "float16"])
+def test_a_computed_weight_stays_float_and_a_weight_read_twice_is_whole(preset: str) -> None:
+    torch.manual_seed(0)
+    _compiled(ComputedWeight(), torch.randn(16, 3, 8, 8), preset=preset, floor_db=20.0)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nn.LSTM(6, 4, batch_first=True), nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), 1)],
+)
+def test_a_layer_of_torch_that_cannot_be_traced_is_compiled_whole(model: nn.Module) -> None:
+    model, x = model.eval(), torch.randn(4, 5, 6)
+    compiled = fxquant.compile(model, "float16", target="x86", example_inputs=(x,))
+    expected, found = model(x), compiled(x)
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+    assert next(row.op for row in compiled.ledger.layers) == type(model).__name__
