@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxquant.aliasing import restore_buffers, saved_buffers
+from fxquant.diagnosis import Dtypes, diagnose
 from fxquant.errors import (
     CalibrationShapeError,
     DegenerateRangeError,
@@ -49,9 +50,9 @@ def observe(program: Program, leaves: tuple[torch.Tensor, ...], *, batch: int) -
     except FxQuantError:
         raise
     except Exception as error:
-        raise _diagnose(program, leaves, batch, error) from error
+        raise diagnose(program, leaves, batch, error) from error
     if any(_is_non_finite(observation) for _, observation in observers_in(program)):
-        raise _diagnose(program, leaves, batch, None)
+        raise diagnose(program, leaves, batch, None)
     return result
 
 
@@ -130,12 +131,12 @@ class Observing:
 
     def _probed(self, leaves: tuple[torch.Tensor, ...]) -> dict[fx.Node, torch.dtype]:
         """The dtype of each tensor, and the example rows that told it."""
-        probe = _Dtypes(self.program.graph_module)
+        probe = Dtypes(self.program.graph_module)
         try:
             with quiet(), torch.no_grad():
                 self.example = tuple(leaf.detach().clone() for leaf in run_on_few(probe, leaves))
         except Exception as error:
-            raise _diagnose(self.program, leaves, self.batches, error) from error
+            raise diagnose(self.program, leaves, self.batches, error) from error
         return probe.found
 
 
@@ -181,89 +182,6 @@ def check_finite(program: Program, leaves: tuple[torch.Tensor, ...], what: str, 
 def _is_non_finite(observation: Observation) -> bool:
     seen = observation.range
     return seen is not None and seen != (math.inf, -math.inf) and not all(map(math.isfinite, seen))
-
-
-@dataclass(frozen=True, slots=True)
-class _Culprit(Exception):
-    node: fx.Node
-    error: Exception | None
-    value: torch.Tensor | None = None
-
-
-class _Unobserved(fx.Interpreter):
-    """Runs the graph without its observers."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module)
-        self.extra_traceback = False
-
-    def run_node(self, node: fx.Node) -> Any:
-        if observer_of(self.module, node) is not None:  # type: ignore[arg-type]
-            return self.fetch_args_kwargs_from_env(node)[0][0]
-        return super().run_node(node)
-
-
-class _Dtypes(_Unobserved):
-    """Writes down the dtype of every tensor."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module)
-        self.found: dict[fx.Node, torch.dtype] = {}
-
-    def run_node(self, node: fx.Node) -> Any:
-        value = super().run_node(node)
-        if isinstance(value, torch.Tensor):
-            self.found[node] = value.dtype
-        return value
-
-
-class _Probe(_Unobserved):
-    """Stops at the first node that fails, or, where none does, that gives a non-finite value."""
-
-    def __init__(self, graph_module: fx.GraphModule, *, has_failed: bool) -> None:
-        super().__init__(graph_module)
-        self.has_failed = has_failed
-
-    def run_node(self, node: fx.Node) -> Any:
-        try:
-            value = super().run_node(node)
-        except Exception as error:
-            raise _Culprit(node, error) from error
-        is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
-        if is_float and not self.has_failed and node.op != "get_attr" and not bool(torch.isfinite(value).all()):
-            raise _Culprit(node, None, value)
-        return value
-
-
-def _diagnose(program: Program, leaves: tuple[torch.Tensor, ...], batch: int, error: Exception | None) -> FxQuantError:
-    """Which node is at fault, found by running the graph once more, node by node."""
-    for has_failed in dict.fromkeys((error is not None, False)):  # a failure counts before an infinity on the way to it
-        try:
-            with torch.no_grad():
-                _Probe(program.graph_module, has_failed=has_failed).run(*leaves)
-        except _Culprit as culprit:
-            return _told(culprit, leaves, batch)
-    return CalibrationShapeError("FXQ304", f"calibration batch {batch} fails in an observer: {error}")
-
-
-def _told(culprit: _Culprit, leaves: tuple[torch.Tensor, ...], batch: int) -> FxQuantError:
-    node = culprit.node
-    place = {"node": node.name, "module": scope(node), "where": where(node)}
-    if culprit.value is not None:
-        count = int((~torch.isfinite(culprit.value)).sum())
-        return NonFiniteError(
-            "FXQ302",
-            f"calibration batch {batch}: '{node.name}' gives {count} NaN or infinite of {culprit.value.numel()} values",
-            hint="look at the layer's inputs: the batch itself is finite",
-            **place,  # type: ignore[arg-type]
-        )
-    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
-    return CalibrationShapeError(
-        "FXQ304",
-        f"calibration batch {batch} with shape {shapes} does not fit at '{node.name}': {culprit.error}",
-        hint="every batch must be what the model's forward() takes",
-        **place,  # type: ignore[arg-type]
-    )
 
 
 def judge(program: Program, ledger: Ledger, *, samples: int) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from fxquant import preflight, targets
 from fxquant.batches import Batches, Reader, reader_for
 from fxquant.calibration import has_observers
-from fxquant.capture import CaptureRequest, capture
+from fxquant.capture import capture
 from fxquant.custom import CustomModule, leaf_types
 from fxquant.errors import CalibrationShapeError, ContractError, ExampleInputError
 from fxquant.fork import fork
@@ -24,6 +24,7 @@ from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.policy import read_policy
 from fxquant.program import Program
 from fxquant.registry import make
+from fxquant.request import CaptureRequest
 from fxquant.sandbox import untouched_world
 from fxquant.torch_ao import engine
 

@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -25,12 +25,10 @@ from fxquant.program import Program, Stage
 from fxquant.proxies import ARITHMETIC, RecordedProxy, StateProxy, is_sizelike
 from fxquant.ranks import Ranks
 from fxquant.recording import proxy_in, recorded_calls, shadowed_isinstance
+from fxquant.request import CaptureRequest
 from fxquant.signature import Constant, Leaf, Signature
 from fxquant.structure import flatten
 from fxquant.untraceable import asserts, untraceable
-
-if TYPE_CHECKING:
-    from fxquant.capture import CaptureRequest
 
 
 def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:

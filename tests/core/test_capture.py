@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from fxquant import origin
-from fxquant.capture import CaptureRequest, capture
+from fxquant.capture import capture
 from fxquant.errors import ExampleInputError, RecipeError, ResourceError, UnknownTargetError, UntraceableError
 from fxquant.ledger import Ledger
+from fxquant.request import CaptureRequest
 from support import shapes
 from support.asserts import assert_same, untouched
 from support.tracing import call, trace

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from fxquant.capture import CaptureRequest, capture
+from fxquant.capture import capture
 from fxquant.errors import ExampleInputError, FxQuantError
 from fxquant.ledger import Ledger
+from fxquant.request import CaptureRequest
 from support.tracing import call, trace
 
 

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxquant import errors, preflight
-from fxquant.capture import CaptureRequest, capture
+from fxquant.capture import capture
 from fxquant.ledger import Ledger
+from fxquant.request import CaptureRequest
 from support import shapes
 from support.asserts import assert_same, untouched
 from support.tracing import call, trace

@@ -128,7 +128,8 @@ def test_without_a_plan_handlers_wait():
 
 
 def trace_gate():
-    from fxquant.capture import CaptureRequest, capture
+    from fxquant.capture import capture
+from fxquant.request import CaptureRequest
 
     ledger = Ledger()
     return capture(CaptureRequest(Net().eval(), (x(),), leaf_modules=(Gate,)), ledger), ledger

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fxquant.capture import CaptureRequest, capture
+from fxquant.capture import capture
 from fxquant.ledger import Ledger
 from fxquant.passes.fold_batchnorm import FoldBatchnorm, fold
 from fxquant.passes.skip_batchnorm import SkipBatchnorm
 from fxquant.pipeline import Pipeline
+from fxquant.request import CaptureRequest
 from support.asserts import assert_pass, untouched
 from support.tracing import call, run_passes, trace
 

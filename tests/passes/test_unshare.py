@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from fxquant.capture import CaptureRequest, capture
+from fxquant.capture import capture
 from fxquant.errors import PassError
 from fxquant.ledger import Ledger
 from fxquant.passes.unshare import Unshare
 from fxquant.pipeline import Pipeline
+from fxquant.request import CaptureRequest
 from fxquant.sizes import size_bytes, ties
 from support.asserts import assert_pass, assert_same
 from support.tracing import call, run_passes, trace

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fxquant.batches import Batches
-from fxquant.capture import CaptureRequest, capture
+from fxquant.capture import capture
 from fxquant.ledger import Ledger, Row
 from fxquant.origin import scope, site_of
 from fxquant.passes.calibrate import Calibrate
@@ -23,6 +23,7 @@ from fxquant.passes.lower_native import LowerNative
 from fxquant.pipeline import Pipeline
 from fxquant.plan import Decision, Mode, QuantPlan
 from fxquant.program import Program, Stage
+from fxquant.request import CaptureRequest
 from fxquant.torch_ao import engine, quiet
 from support.tracing import call, trace
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxquant.capture import CaptureRequest, capture
+from fxquant.capture import capture
 from fxquant.ledger import Ledger
 from fxquant.pipeline import Pass, Pipeline
 from fxquant.program import Program
+from fxquant.request import CaptureRequest
 
 
 def trace(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Program, Ledger]:
