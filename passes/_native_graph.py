@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxquant import qdq
 from fxquant.origin import adopt, carry
-from fxquant.passes._native_ops import BINARY, FIXED_MODULES, OWN_MODULES, SHAPE_METHODS, is_shared
+from fxquant.passes._native_ops import BINARY, FIXED_MODULES, OWN_MODULES, SHAPE_METHODS, is_shared, reshape_for_view
 from fxquant.passes._packing import PACKED, quantized_tensor
 
 _FULL = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
@@ -55,7 +55,7 @@ class NativeGraph:
                 self.counterpart[self.codes[node]] = node
             else:
                 self.values[node] = self._value(node)
-        _reshape_for_view(self.graph)
+        reshape_for_view(self.graph)
         self._assembled().graph.eliminate_dead_code()  # torch asks the owning module which calls are pure
         self._fold_weights()
         graph_module = self._assembled()
@@ -328,14 +328,6 @@ def is_native(node: Any) -> bool:
 def _qparams(dequantize: Any) -> tuple[Any, Any, Any]:
     quantize = dequantize.args[0]
     return quantize.args[1], quantize.args[2], quantize.args[5]
-
-
-def _reshape_for_view(graph: fx.Graph) -> None:
-    """Kernels give tensors in channels-last order, which view() refuses where it took the float layer's: reshape()."""
-    for node in graph.nodes:
-        is_view = node.op == "call_method" and node.target == "view"
-        if is_view and not any(isinstance(argument, torch.dtype) for argument in node.args):
-            node.target = "reshape"
 
 
 def _attribute(node: Any) -> str:
