@@ -20,6 +20,7 @@ from fxquant.errors import CalibrationShapeError, ContractError, ExampleInputErr
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel
+from fxquant.options import check_options
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.policy import read_policy
 from fxquant.program import Program
@@ -105,6 +106,16 @@ def compile(
     Raises:
         FxQuantError: every failure; its code has a page (`fxquant explain CODE`).
     """
+    check_options(
+        passes=passes,
+        strict=strict,
+        concrete_args=concrete_args,
+        leaf_modules=leaf_modules,
+        skip_batchnorm=skip_batchnorm,
+        custom_modules=custom_modules,
+        forward_fn=forward_fn,
+        observers=observers,
+    )
     resolution = targets.resolve(target)
     ledger = Ledger()
     with ExitStack() as stack:

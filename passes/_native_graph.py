@@ -14,7 +14,7 @@ from fxquant import qdq
 from fxquant.origin import adopt, carry
 from fxquant.passes import _native_embedding, _native_layers, _native_others, _native_recurrent
 from fxquant.passes._canonical import attribute_name, is_activation_dequantize, is_activation_quantize, is_native
-from fxquant.passes._native_ops import SHAPE_METHODS
+from fxquant.passes._native_ops import SHAPE_METHODS, reshape_for_view
 from fxquant.passes._packing import quantized_tensor
 from fxquant.passes._weights import is_widened_weight
 
@@ -57,7 +57,7 @@ class NativeGraph:
                 self.counterpart[self.codes[node]] = node
             else:
                 self.values[node] = self._value(node)
-        _reshape_for_view(self.graph)
+        reshape_for_view(self.graph)
         self._assembled().graph.eliminate_dead_code()  # torch asks the owning module which calls are pure
         self._fold_weights()
         graph_module = self._assembled()
@@ -211,14 +211,6 @@ class NativeGraph:
             value = self.constants[name] if name in self.constants else _get(self.canonical, name)
             _put(root, name, value)
         return fx.GraphModule(root, self.graph, class_name=type(self.canonical).__name__)
-
-
-def _reshape_for_view(graph: fx.Graph) -> None:
-    """Kernels give tensors in channels-last order, which view() refuses where it took the float layer's: reshape()."""
-    for node in graph.nodes:
-        is_view = node.op == "call_method" and node.target == "view"
-        if is_view and not any(isinstance(argument, torch.dtype) for argument in node.args):
-            node.target = "reshape"
 
 
 def _get(root: nn.Module, path: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 _OPS = torch.ops.quantized
 
@@ -139,3 +139,11 @@ def is_shared(kind: str, target: Any, module: nn.Module | None) -> bool:
         case "call_method":
             return target in SHARED_METHODS
     return False
+
+
+def reshape_for_view(graph: fx.Graph) -> None:
+    """Kernels give tensors in channels-last order, which view() refuses where it took the float layer's: reshape()."""
+    for node in graph.nodes:
+        is_view = node.op == "call_method" and node.target == "view"
+        if is_view and not any(isinstance(argument, torch.dtype) for argument in node.args):
+            node.target = "reshape"

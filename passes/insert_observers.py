@@ -13,6 +13,7 @@ from fxquant.ledger import Ledger
 from fxquant.observation import Observation, observer_of
 from fxquant.origin import adopt, site_of, where
 from fxquant.passes._masks import masked_values
+from fxquant.passes._scalar_chains import observers_within
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode, QuantPlan
 from fxquant.program import Program, Stage
@@ -42,6 +43,10 @@ class InsertObservers(Pass):
         program = replace(program, graph_module=prepared.graph_module, stage=Stage.PREPARED)
         _drop_idle_observers(program, prepared)
         _drop_observers_of_masks(program, ledger)
+        for node in observers_within(program.graph_module):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            program.graph.erase_node(node)
+        program.graph_module.delete_all_unused_submodules()
         for node in program.graph.nodes:
             if observer_of(program.graph_module, node) is not None:
                 adopt(node, node.all_input_nodes[0])
@@ -110,8 +115,6 @@ def _drop_observers_of_masks(program: Program, ledger: Ledger) -> None:
             ledger.decline("FXQ209", source, why=why)
         node.replace_all_uses_with(source)
         program.graph.erase_node(node)
-    program.graph_module.delete_all_unused_submodules()
-    program.graph_module.recompile()
 
 
 def _is_landed(program: Program, node: fx.Node) -> bool:

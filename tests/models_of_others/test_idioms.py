@@ -171,3 +171,23 @@ def test_a_layer_of_torch_that_cannot_be_traced_is_compiled_whole(model: nn.Modu
     expected, found = model(x), compiled(x)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
     assert next(row.op for row in compiled.ledger.layers) == type(model).__name__
+
+
+class ScalarChain(nn.Module):
+    """GoogLeNet's change of normalization, and a hard sigmoid by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x * 0.458 - 0.03)
+        return y * (nn.functional.relu6(y + 3) / 6)
+
+
+def test_steps_of_arithmetic_with_numbers_are_not_rounded_in_between() -> None:
+    torch.manual_seed(0)
+    compiled = _compiled(ScalarChain(), torch.randn(8, 3, 8, 8))
+    targets = [node.target for node in compiled.canonical.graph.nodes]
+    readers = [next(iter(node.users)).name for node in compiled.canonical.graph.nodes if node.name == "mul"]
+    assert readers == ["sub"], f"{readers} in {targets}"

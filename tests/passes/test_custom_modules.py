@@ -129,7 +129,7 @@ def test_without_a_plan_handlers_wait():
 
 def trace_gate():
     from fxquant.capture import capture
-from fxquant.request import CaptureRequest
+    from fxquant.request import CaptureRequest
 
     ledger = Ledger()
     return capture(CaptureRequest(Net().eval(), (x(),), leaf_modules=(Gate,)), ledger), ledger

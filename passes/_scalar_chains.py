@@ -1,0 +1,51 @@
+"""Runs of arithmetic with plain numbers, `relu6(x + 3) / 6`: float throughout, since engines have no kernel for its steps.
+
+Rounding to 8 bits between two float steps would cost precision and time, and serve nobody.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fxquant.observation import observer_of
+
+_ARITHMETIC: frozenset[Any] = frozenset({
+    operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.sub, torch.mul, torch.div,
+    "add", "sub", "mul", "div",
+})  # fmt: skip
+_CLAMPS: frozenset[Any] = frozenset({F.relu, F.relu6, F.hardtanh, torch.relu, torch.clamp, "relu", "clamp"})
+_CLAMP_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
+
+
+def observers_within(graph_module: fx.GraphModule) -> list[fx.Node]:
+    """Observers whose source and readers all belong to such a run."""
+    found: list[fx.Node] = []
+    in_float: set[fx.Node] = set()  # clamps that read a value which is not rounded
+    for node in graph_module.graph.nodes:
+        if observer_of(graph_module, node) is None:
+            continue
+        source, readers = node.all_input_nodes[0], tuple(node.users)
+        clamps = {reader for reader in readers if _is_clamp(graph_module, reader)}
+        if (_is_scalar(source) or source in in_float) and all(_is_scalar(r) or r in clamps for r in readers):
+            found.append(node)
+            in_float |= clamps
+    return found
+
+
+def _is_scalar(node: fx.Node) -> bool:
+    if node.target not in _ARITHMETIC or len(node.args) != 2 or node.kwargs:
+        return False
+    kinds = [isinstance(argument, fx.Node) for argument in node.args]
+    numbers = [isinstance(argument, (int, float)) for argument in node.args]
+    return sum(kinds) == 1 and sum(numbers) == 1
+
+
+def _is_clamp(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(graph_module.get_submodule(str(node.target)), _CLAMP_MODULES)
+    return node.target in _CLAMPS and len(node.all_input_nodes) == 1

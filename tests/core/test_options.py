@@ -1,0 +1,46 @@
+"""Nonsense in compile()'s arguments is FXQ111 with the argument's name, before any work is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fxquant
+from fxquant.errors import UsageError
+from support.asserts import untouched
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("passes", 5),
+        ("passes", [None]),
+        ("passes", [nn.ReLU()]),
+        ("passes", fxquant.default_pipeline),
+        ("passes", "calibrate"),
+        ("leaf_modules", None),
+        ("leaf_modules", nn.Conv2d),
+        ("leaf_modules", [int]),
+        ("leaf_modules", [nn.Linear(2, 2)]),
+        ("skip_batchnorm", None),
+        ("skip_batchnorm", "1"),
+        ("skip_batchnorm", [nn.BatchNorm2d]),
+        ("concrete_args", ["x"]),
+        ("concrete_args", {5: 1}),
+        ("custom_modules", 5),
+        ("forward_fn", "x"),
+        ("observers", 5),
+        ("observers", [None]),
+        ("strict", "yes"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_named(name: str, value: Any) -> None:
+    model, data = nn.Sequential(nn.Linear(4, 4)).eval(), torch.rand(4, 4)
+    with untouched(model), pytest.raises(UsageError) as caught:
+        fxquant.compile(model, "int8", calibration_data=data, **{name: value})
+    assert caught.value.code == "FXQ111"
+    assert caught.value.message.startswith(f"{name}=")
+    assert caught.value.hint
