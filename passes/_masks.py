@@ -31,7 +31,9 @@ def masked_values(graph_module: fx.GraphModule) -> set[fx.Node]:
     """Nodes whose value holds a mask, observers in between included."""
     found: set[fx.Node] = set()
     for node in graph_module.graph.nodes:
-        if _makes_mask(graph_module, node) or (_keeps(node) and any(source in found for source in node.all_input_nodes)):
+        if _makes_mask(graph_module, node) or (
+            _keeps(node) and any(source in found for source in node.all_input_nodes)
+        ):
             found.add(node)
     return found | _sources(found)
 

@@ -80,9 +80,9 @@ class SplitHeads(nn.Module):
         self.query = nn.Linear(12, 12)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shape = x.size()[:-1] + (3, 4)
+        shape = (*x.size()[:-1], 3, 4)
         heads = self.query(x).view(*shape).permute(0, 2, 1, 3).contiguous()
-        return heads.view(*(heads.shape[:-2] + (20,)))  # type: ignore[no-any-return]
+        return heads.view(*((*heads.shape[:-2], 20)))  # type: ignore[no-any-return]
 
 
 def test_a_shape_put_together_from_sizes_can_be_unpacked() -> None:
@@ -165,7 +165,7 @@ def test_a_layer_of_torch_that_cannot_be_traced_is_compiled_whole(model: nn.Modu
     compiled = fxquant.compile(model, "float16", target="x86", example_inputs=(x,))
     expected, found = model(x), compiled(x)
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
-    assert [row.op for row in compiled.ledger.layers][0] == type(model).__name__
+    assert next(row.op for row in compiled.ledger.layers) == type(model).__name__
 
 
 class ScalarChain(nn.Module):
@@ -184,7 +184,7 @@ def test_steps_of_arithmetic_with_numbers_are_not_rounded_in_between() -> None:
     torch.manual_seed(0)
     compiled = _compiled(ScalarChain(), torch.randn(8, 3, 8, 8))
     targets = [node.target for node in compiled.canonical.graph.nodes]
-    readers = [list(node.users)[0].name for node in compiled.canonical.graph.nodes if node.name == "mul"]
+    readers = [next(iter(node.users)).name for node in compiled.canonical.graph.nodes if node.name == "mul"]
     assert readers == ["sub"], f"{readers} in {targets}"
 
 
