@@ -54,7 +54,7 @@ class Convert(Pass):
 
 
 def _keep_what_others_read(program: Program) -> None:
-    """A weight that the graph also reads by itself (`x @ self.fc.weight`) stays float there, under a name of its own."""
+    """A weight that the graph also reads by itself (`x @ self.fc.weight`) stays float there, under its own name."""
     graph_module = program.graph_module
     called = {str(node.target) for node in program.graph.nodes if node.op == "call_module"}
     for node in program.graph.nodes:
