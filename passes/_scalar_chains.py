@@ -1,4 +1,4 @@
-"""Runs of arithmetic with plain numbers, `relu6(x + 3) / 6`: float throughout, since engines have no kernel for its steps.
+"""Runs of arithmetic with plain numbers, `relu6(x + 3) / 6`: float throughout, engines have no kernel for the steps.
 
 Rounding to 8 bits between two float steps would cost precision and time, and serve nobody.
 """
@@ -6,6 +6,7 @@ Rounding to 8 bits between two float steps would cost precision and time, and se
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,6 +36,25 @@ def observers_within(graph_module: fx.GraphModule) -> list[fx.Node]:
             found.append(node)
             in_float |= clamps
     return found
+
+
+def give_own_observers(graph_module: fx.GraphModule, made: Callable[[fx.Node], nn.Module | None]) -> None:
+    """prepare lets `5 * sigmoid(x)` share the observer of its input, here one fixed to [0, 1]: each gets its own.
+
+    What shares with the arithmetic in its turn (a flatten after it) shares the new one. `made` builds an observer for
+    a node, as its qconfig says.
+    """
+    renewed: dict[fx.Node, tuple[nn.Module, nn.Module]] = {}  # observer → (the old module, the new one)
+    for node in graph_module.graph.nodes:
+        observation = observer_of(graph_module, node)
+        if observation is None:
+            continue
+        source, old = node.all_input_nodes[0], observation.module
+        before = [renewed[o][1] for o in source.all_input_nodes if o in renewed and renewed[o][0] is old]
+        fresh = made(source) if _is_scalar(source) else next(iter(before), None)
+        if fresh is not None:
+            renewed[node] = old, fresh
+            graph_module.set_submodule(str(node.target), fresh)
 
 
 def _is_scalar(node: fx.Node) -> bool:

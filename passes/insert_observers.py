@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import fx
+from torch import fx, nn
 
 from fxquant.errors import BackendError, ContractError
 from fxquant.keep_float import is_kept_float
@@ -13,11 +13,11 @@ from fxquant.ledger import Ledger
 from fxquant.observation import Observation, observer_of
 from fxquant.origin import adopt, site_of, where
 from fxquant.passes._masks import masked_values
-from fxquant.passes._scalar_chains import observers_within
+from fxquant.passes._scalar_chains import give_own_observers, observers_within
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode, QuantPlan
 from fxquant.program import Program, Stage
-from fxquant.torch_ao import Prepared, prepare
+from fxquant.torch_ao import Prepared, prepare, quiet
 
 OBSERVED = "fxq_observed"  # meta key: this layer's weight is to be quantized statically
 
@@ -41,6 +41,7 @@ class InsertObservers(Pass):
         static = [node for node in program.graph.nodes if plan.mode_of(node) is Mode.STATIC and not is_kept_float(node)]
         prepared = prepare(program.graph_module, {node.name: plan.of(node).qconfig for node in static})  # type: ignore[union-attr, misc]
         program = replace(program, graph_module=prepared.graph_module, stage=Stage.PREPARED)
+        give_own_observers(program.graph_module, lambda node: _observer_for(plan, node))
         _drop_idle_observers(program, prepared)
         _drop_observers_of_masks(program, ledger)
         for node in observers_within(program.graph_module):
@@ -81,6 +82,13 @@ def _plan_of(program: Program) -> QuantPlan:
 def _told(program: Program, node: fx.Node) -> str:
     module = program.module_of(node)
     return type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+
+
+def _observer_for(plan: QuantPlan, node: fx.Node) -> nn.Module | None:
+    decision = plan.of(node)
+    qconfig: Any = None if decision is None else decision.qconfig
+    with quiet():
+        return None if qconfig is None else qconfig.activation()
 
 
 def _drop_idle_observers(program: Program, prepared: Prepared) -> None:

@@ -191,3 +191,19 @@ def test_steps_of_arithmetic_with_numbers_are_not_rounded_in_between() -> None:
     targets = [node.target for node in compiled.canonical.graph.nodes]
     readers = [next(iter(node.users)).name for node in compiled.canonical.graph.nodes if node.name == "mul"]
     assert readers == ["sub"], f"{readers} in {targets}"
+
+
+class ScaledSigmoid(nn.Module):
+    """A regression head with a range, as in tabular models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (5 * torch.sigmoid(self.fc(x)) + 1).flatten(1)
+
+
+def test_arithmetic_after_a_sigmoid_is_not_held_to_the_range_of_the_sigmoid() -> None:
+    torch.manual_seed(0)
+    _compiled(ScaledSigmoid(), 2 * torch.randn(32, 8))
