@@ -94,7 +94,7 @@ class Overflows(nn.Module):
 
 # row, data, model, class, code, what the message must name
 ROWS = [
-    (46, lambda: [], net, EmptyCalibrationError, "FXQ301", ["no sample"]),
+    (46, list, net, EmptyCalibrationError, "FXQ301", ["no sample"]),
     (46, lambda: iter(()), net, EmptyCalibrationError, "FXQ301", ["no sample"]),
     (46, lambda: good(8)[:0], net, EmptyCalibrationError, "FXQ301", ["no sample"]),
     (49, lambda: [good(), bad(NAN)], net, NonFiniteError, "FXQ302", ["batch 1", "'x'", "2 NaN", "of 32"]),

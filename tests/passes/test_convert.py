@@ -1,4 +1,4 @@
-"""insert-observers, calibrate and convert: where observers stand, what they may see, and the canonical graph they become."""
+"""insert-observers, calibrate, convert: where observers stand, what they may see, and the graph they become."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_an_observer_has_the_line_of_its_value_and_no_origin():
 def test_a_decision_that_did_not_land_is_a_row_or_with_strict_an_error():
     case = AGREE["conv"]
     model = nn.Sequential(*case.make(), nn.GroupNorm(2, 4)).eval()
-    program, ledger = run_passes((select(), InsertObservers()), model, *case.inputs())
+    _, ledger = run_passes((select(), InsertObservers()), model, *case.inputs())
     assert ledger.layers[1].code == "FXQ209" and "GroupNorm" in ledger.layers[1].reason
     with untouched(model), pytest.raises(BackendError) as caught:
         run_passes((select(), InsertObservers(strict=True)), model, *case.inputs())
