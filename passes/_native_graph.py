@@ -114,7 +114,7 @@ class NativeGraph:
         packed = None if chosen is None else self._packed(layer)
         if packed is None:
             return None
-        codes = self._coded(x) if self._is_coded(x) else self._reflected(x)  # type: ignore[arg-type]
+        codes = self._coded(x) if self._is_coded(x) else self._reflected(x)
         return self.graph.call_function(chosen, (codes, packed, node.args[1], node.args[2]))
 
     def _is_reflected(self, layer: fx.Node, x: Any) -> bool:
