@@ -138,7 +138,7 @@ def test_an_unknown_target_is_refused_with_the_nearest():
     assert caught.value.code == "FXQ109" and "'x86'" in caught.value.hint
 
 
-# Pipelines -------------------------------------------------------------------------------------------------------------
+# Pipelines ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

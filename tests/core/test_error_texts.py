@@ -1,6 +1,6 @@
 """Every code of calibration, passes and engines: the exact text that a user reads, one golden file each.
 
-`FXQUANT_REGENERATE=1 python -m pytest tests/core/test_error_texts.py` writes them anew; read each line before committing.
+`FXQUANT_REGENERATE=1 python -m pytest tests/core/test_error_texts.py` writes them anew; read each line then.
 """
 
 from __future__ import annotations

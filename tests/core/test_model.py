@@ -193,7 +193,7 @@ def test_guarded_inputs_refuse_nan():
     assert_same(guarded(*CASE.inputs()), compiled(CASE)(*CASE.inputs()))
 
 
-# Tables ----------------------------------------------------------------------------------------------------------------
+# Tables -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_ledger_prints_as_an_aligned_table(model):

@@ -95,7 +95,7 @@ def test_per_channel_is_per_tensor_along_the_axis(channels, axis, seed):
         assert (got.select(axis, index).int() - one.int()).abs().max() <= 1
 
 
-# Observers -------------------------------------------------------------------------------------------------------------
+# Observers ----------------------------------------------------------------------------------------------------------
 
 
 def observed(batches):
@@ -129,7 +129,7 @@ def test_i9_more_data_never_shrinks_the_range_and_scaling_scales(seed, power):
     assert float(observed([few * 2.0**power]).scale) == float(observed([few]).scale) * 2.0**power
 
 
-# Layers and models -----------------------------------------------------------------------------------------------------
+# Layers and models --------------------------------------------------------------------------------------------------
 
 
 @given(seed=SEEDS, width=st.integers(1, 12), outputs=st.integers(1, 6))

@@ -1,4 +1,4 @@
-"""Law I22: the caller's model and world are the same after each failure, and the error says where it was. I15, I21, I23."""
+"""Law I22: the caller's model and world are the same after each failure; errors name the pass. I15, I21, I23."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_a_convolution_that_the_engine_cannot_pad_keeps_its_int8_weights():
     assert (row.effective, row.code) == ("int8 weights", "FXQ207")
 
 
-# What is known to be wrong in torch ------------------------------------------------------------------------------------
+# What is known to be wrong in torch ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [name for name in ("x86", "fbgemm") if name in ENGINES])
@@ -170,7 +170,7 @@ def test_a_tanh_uses_all_8_bits_and_the_linear_after_it_is_right_all_the_same():
     assert ours.ledger["down"].code == "FXQ505"
 
 
-# The parity check ------------------------------------------------------------------------------------------------------
+# The parity check ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", AGREE)
@@ -279,7 +279,7 @@ def test_strict_makes_a_refusal_an_error(monkeypatch):
     assert caught.value.code == "FXQ504" and caught.value.module == "0"
 
 
-# Dynamic, weight-only, float16 -----------------------------------------------------------------------------------------
+# Dynamic, weight-only, float16 --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", ENGINES)
@@ -333,7 +333,7 @@ def test_float16_uses_the_kernel_where_there_is_one(target):
     assert not any(node.target == "to" for node in model.graph_module.graph.nodes)
 
 
-# Structure -------------------------------------------------------------------------------------------------------------
+# Structure ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_canonical_graph_is_kept_and_can_be_lowered_again():
