@@ -16,6 +16,11 @@ from fxquant.passes._native_graph import Lowered
 
 MAX_STEPS = 1  # codes; ties round either way
 
+SATURATION = (
+    "without VNNI, sums of full-range activations saturate: use a mapping with reduce_range; "
+    "else leave the layer out of the mapping, or choose another target"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
@@ -29,6 +34,11 @@ class Mismatch:
         if self.steps == math.inf:
             return f"the kernel of {self.target} fails on it"
         return f"{self.target} computes it {self.steps:.4g} codes off the canonical graph"
+
+    @property
+    def hint(self) -> str:
+        """The way out: another engine may have the kernel, or hold the sums."""
+        return "try another target" if self.steps == math.inf else SATURATION
 
 
 class _Recorder(fx.Interpreter):

@@ -1,4 +1,4 @@
-"""Runs of arithmetic with plain numbers, `relu6(x + 3) / 6`: float throughout, engines have no kernel for the steps.
+"""Runs of arithmetic with plain numbers: their steps are not quantized one by one, only the result is.
 
 Rounding to 8 bits between two float steps would cost precision and time, and serve nobody.
 """

@@ -27,11 +27,6 @@ from fxquant.plan import Mode
 from fxquant.program import Program, Stage
 from fxquant.torch_ao import engine, quiet
 
-SATURATION = (
-    "without VNNI, sums of full-range activations saturate: use a mapping with reduce_range; "
-    "else leave the layer out of the mapping, or choose another target"
-)
-
 
 @dataclass(frozen=True)
 class LowerNative(Pass):
@@ -81,9 +76,9 @@ class LowerNative(Pass):
             first = mismatch.layers[0]
             if self.strict:
                 told = f"layer '{_named(first, ledger)}': {mismatch}"
-                raise ParityError("FXQ505", told, hint=SATURATION, **_place(first, ledger))
+                raise ParityError("FXQ505", told, hint=mismatch.hint, **_place(first, ledger))
             for layer in mismatch.layers:
-                ledger.decline("FXQ505", layer, why=str(mismatch), hint=SATURATION)
+                ledger.decline("FXQ505", layer, why=str(mismatch), hint=mismatch.hint)
         _settle_rest(program, ledger)
 
 
