@@ -129,9 +129,15 @@ def compile(
         kinds = tuple(
             kind for kind in leaf_types(custom_modules) if any(isinstance(m, kind) for m in float_model.modules())
         )
-        request = CaptureRequest(fork(float_model), *example, concrete_args, (*leaf_modules, *kinds))
         is_batch = example_inputs is None and example != (None, None)
-        program = replace(_captured(request, ledger, is_batch=is_batch), target=resolution.engine)
+        program = replace(
+            _captured(  # nothing else holds the copy, so that float weights go as they are quantized
+                CaptureRequest(fork(float_model), *example, concrete_args, (*leaf_modules, *kinds)),
+                ledger,
+                is_batch=is_batch,
+            ),
+            target=resolution.engine,
+        )
         ledger.notice("FXQ507", resolution.reason)
         pipeline = _pipeline(
             passes,

@@ -21,7 +21,7 @@ def quantize_per_tensor(
 
 def dequantize_per_tensor(codes: Tensor, scale: float, zero_point: int) -> Tensor:
     """float32 values of codes with one scale and zero point."""
-    return (codes.to(torch.float32) - zero_point) * scale
+    return codes.to(torch.float32).sub_(zero_point).mul_(scale)
 
 
 def quantize_per_channel(
@@ -29,19 +29,19 @@ def quantize_per_channel(
 ) -> Tensor:
     """Codes of `x` with one scale and zero point for each index along `axis`; both have shape (x.shape[axis],)."""
     shape = _along(axis, x.dim())
-    codes = torch.round(x * (1.0 / scale.to(torch.float32)).view(shape)) + zero_point.view(shape)
-    return torch.clamp(codes, quant_min, quant_max).to(dtype)
+    codes = (x * (1.0 / scale.to(torch.float32)).view(shape)).round_().add_(zero_point.view(shape))
+    return codes.clamp_(quant_min, quant_max).to(dtype)
 
 
 def dequantize_per_channel(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
     """float32 values of codes with one scale and zero point for each index along `axis`."""
     shape = _along(axis, codes.dim())
-    return (codes.to(torch.float32) - zero_point.view(shape)) * scale.view(shape)
+    return codes.to(torch.float32).sub_(zero_point.view(shape)).mul_(scale.view(shape))
 
 
 def dequantize_rows(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """float32 rows of an embedding table whose zero points are floats: (codes - zero_point) * scale, per row."""
-    return (codes.to(torch.float32) - zero_point.view(-1, 1)) * scale.view(-1, 1)
+    return codes.to(torch.float32).sub_(zero_point.view(-1, 1)).mul_(scale.view(-1, 1))
 
 
 def choose_qparams(x: Tensor, reduce_range: bool) -> tuple[float, int]:

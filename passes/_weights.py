@@ -48,8 +48,8 @@ def quantize_weight(weight: Tensor, qparams: QParams) -> Tensor:
     limits = qparams.quant_min, qparams.quant_max, qparams.dtype
     with torch.no_grad():
         if qparams.is_float_zero_point:
-            scaled = weight / qparams.scale.view(-1, 1) + qparams.zero_point.view(-1, 1)
-            return scaled.round().clamp(qparams.quant_min, qparams.quant_max).to(qparams.dtype)
+            scaled = (weight / qparams.scale.view(-1, 1)).add_(qparams.zero_point.view(-1, 1))  # tables are large
+            return scaled.round_().clamp_(qparams.quant_min, qparams.quant_max).to(qparams.dtype)
         if qparams.axis is None:
             return qdq.quantize_per_tensor(weight, float(qparams.scale), int(qparams.zero_point), *limits)
         return qdq.quantize_per_channel(weight, qparams.scale, qparams.zero_point, qparams.axis, *limits)
