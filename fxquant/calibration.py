@@ -61,13 +61,19 @@ def has_observers(program: Program) -> bool:
     return next(observers_in(program), None) is not None
 
 
+_TABLE_WIDTH = 256
 _EXAMPLE_VALUES = 2**16  # as many rows of the example as hold so many values: faults of kernels show on some rows only
 
 
 def enough_rows(leaves: tuple[torch.Tensor, ...]) -> int:
     """How many rows an example needs: 2 of large inputs, up to 64 of small ones."""
-    largest = max((leaf[0].numel() for leaf in leaves if leaf.dim() > 0 and len(leaf) > 0), default=1)
+    largest = max((_values_in_a_row(leaf) for leaf in leaves if leaf.dim() > 0 and len(leaf) > 0), default=1)
     return min(64, max(2, _EXAMPLE_VALUES // max(largest, 1)))
+
+
+def _values_in_a_row(leaf: torch.Tensor) -> int:
+    """What a row of this input becomes inside the model: an index stands for a row of a table."""
+    return leaf[0].numel() * (1 if leaf.is_floating_point() else _TABLE_WIDTH)
 
 
 def run_on_few(interpreter: fx.Interpreter, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
