@@ -38,7 +38,7 @@ def recorded_calls() -> Iterator[None]:
     finally:
         torch.autograd.Function.apply = apply  # type: ignore[assignment,method-assign]
         torch.jit.ScriptFunction.__call__ = script_call  # type: ignore[method-assign]
-        torch.is_tensor = is_tensor  # type: ignore[assignment]
+        torch.is_tensor = is_tensor
         for name, factory in factories.items():
             setattr(torch, name, factory)
 

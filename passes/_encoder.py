@@ -35,7 +35,7 @@ def refusal(module: nn.Module, node: fx.Node) -> str | None:
     if not all(_is_named(layer.activation) for layer in layers):
         return "its activation is a function without a name, which a graph cannot hold"
     arguments = _arguments(module, node)
-    if arguments.get("is_causal") and arguments[_MASKS[type(module)]] is None:  # type: ignore[index]
+    if arguments.get("is_causal") and arguments[_MASKS[type(module)]] is None:
         return "is_causal without a mask is an error in torch"
     return None
 
@@ -57,7 +57,7 @@ def write_out(graph_module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, ...
     """Put calls of the submodules in the place of one call. Returns the calls that may be written out in turn."""
     module = graph_module.get_submodule(str(node.target))
     graph, arguments = graph_module.graph, _arguments(module, node)
-    writer = _Writer(graph_module, node, arguments[_MASKS[type(module)]], arguments["src_key_padding_mask"])  # type: ignore[index]
+    writer = _Writer(graph_module, node, arguments[_MASKS[type(module)]], arguments["src_key_padding_mask"])
     with graph.inserting_before(node):
         if isinstance(module, nn.TransformerEncoder):
             result, inner = writer.encoder(module, arguments["src"])

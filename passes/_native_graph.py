@@ -137,7 +137,7 @@ class NativeGraph:
                 continue
             name = f"{attribute_name(node.all_input_nodes[0])}_float"
             values = [self.tensor_of(argument) for argument in node.args]
-            self.constants[name] = values[0].float() if node.op == "call_method" else node.target(*values)  # type: ignore[operator]
+            self.constants[name] = values[0].float() if node.op == "call_method" else node.target(*values)
             with self.graph.inserting_before(node):
                 folded = adopt(self.graph.create_node("get_attr", name), node)
             node.replace_all_uses_with(folded)

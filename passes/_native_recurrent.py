@@ -37,7 +37,7 @@ def lower(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     )
     hidden_size = native.codes_of(cells[0][1]).shape[1]
     inputs = fx.map_arg((x, hx), native.values.__getitem__)
-    made: fx.Node = native.graph.call_function(KERNELS[node.target], (*inputs, held, hidden_size, *options))  # type: ignore[index, misc]
+    made: fx.Node = native.graph.call_function(KERNELS[node.target], (*inputs, held, hidden_size, *options))
     return made
 
 

@@ -32,8 +32,8 @@ def _replace(user: fx.Node, node: fx.Node, value: Any) -> None:
     def chosen(source: fx.Node) -> Any:
         return value if source is node else source
 
-    user.args = fx.map_arg(user.args, chosen)  # type: ignore[assignment]
-    user.kwargs = fx.map_arg(user.kwargs, chosen)  # type: ignore[assignment]
+    user.args = fx.map_arg(user.args, chosen)
+    user.kwargs = fx.map_arg(user.kwargs, chosen)
 
 
 def reads_only_first(node: fx.Node) -> bool:

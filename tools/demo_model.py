@@ -27,8 +27,8 @@ class Digits:
 
 def load_digits() -> Digits:
     """1,437 pictures to train and calibrate on, 360 to test on. ModuleNotFoundError without scikit-learn."""
-    from sklearn.datasets import load_digits as load  # type: ignore[import-untyped]
-    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits as load
+    from sklearn.model_selection import train_test_split
 
     pixels, labels = load(return_X_y=True)
     parts = train_test_split(pixels, labels, test_size=0.2, random_state=0, stratify=labels)
