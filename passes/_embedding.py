@@ -60,7 +60,7 @@ class _Rows(QuantizedWeight):
     """Rows as codes, with the options of the module that stood there."""
 
     def __init__(self, module: nn.Module, qconfig: Any) -> None:
-        weight: torch.Tensor = module.weight.detach()
+        weight: torch.Tensor = module.weight.detach()  # type: ignore[operator]
         qparams = observe_weight(weight, qconfig)
         super().__init__(quantize_weight(weight, qparams), qparams, None)
         self.kind, self.options = type(module), _options(module)
