@@ -18,6 +18,7 @@ from fxquant.errors import LoweringError, ParityError
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import origins, part_of, site_of, where
+from fxquant.passes._canonical import is_activation_dequantize
 from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._native_ops import is_shared
 from fxquant.passes._parity import Mismatch, mismatches
@@ -118,6 +119,7 @@ def _settle_rest(program: Program, ledger: Ledger) -> None:
     plan = program.plan
     alive = {origin for node in program.graph.nodes for origin in origins(node)}
     held = {site_of(node): told for node in program.graph.nodes if (told := held_as(node, program.graph_module))}
+    fed_float = _fed_float(program)
     for row in ledger.layers:
         if row.effective:
             continue
@@ -135,4 +137,15 @@ def _settle_rest(program: Program, ledger: Ledger) -> None:
             ledger.settle_site(row.site, held[row.site], why, module=row.module, code="FXQ207")
         else:
             why = f"{program.target} has no int8 kernel for {row.op} here"
+            why = "its input stays float32" if row.site in fed_float else why
             ledger.settle_site(row.site, FLOAT, why, module=row.module, code="FXQ207")
+
+
+def _fed_float(program: Program) -> frozenset[str]:
+    """Sites of ops that engines have on codes, whose input is no quantized value."""
+    return frozenset(
+        site_of(node)
+        for node in program.graph.nodes
+        if is_shared(node.op, node.target, program.module_of(node))
+        and not any(is_activation_dequantize(source) for source in node.all_input_nodes)
+    )
