@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from fxquant import qdq
 from fxquant.custom import handled_by
+from fxquant.errors import PassError
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, QParams, observer_of
 from fxquant.origin import adopt, carry, split_last
@@ -54,8 +55,9 @@ class Convert(Pass):
         return program.at(Stage.CONVERTED)
 
     def verify(self, program: Program) -> None:
-        for node in program.graph.nodes:
-            assert observer_of(program.graph_module, node) is None, f"observer '{node.target}' is left"
+        left = [str(node.target) for node in program.graph.nodes if observer_of(program.graph_module, node) is not None]
+        if left:
+            raise PassError("FXQ403", f"observers are left in the canonical graph: {', '.join(left)}", node=left[0])
 
 
 def _keep_what_others_read(program: Program) -> None:
