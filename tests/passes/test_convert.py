@@ -8,7 +8,7 @@ from torch import nn
 
 import fxquant
 from fxquant import qdq, torch_ao
-from fxquant.errors import BackendError, ContractError, EmptyCalibrationError
+from fxquant.errors import BackendError, ContractError, EmptyCalibrationError, PassError
 from fxquant.observation import observer_of
 from fxquant.passes.calibrate import Calibrate
 from fxquant.passes.convert import Convert
@@ -146,7 +146,7 @@ def test_a_transposed_convolution_has_one_scale():
 
 def test_verify_finds_an_observer_that_is_left():
     program, _ = prepared("linear")
-    with pytest.raises(AssertionError, match="is left"):
+    with pytest.raises(PassError, match="FXQ403 observers are left"):
         Convert().verify(program)
 
 
