@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fxquant.compiler import compile, default_pipeline
     from fxquant.custom import CustomModule
-    from fxquant.diffing import GraphDiff
     from fxquant.errors import FxQuantError, FxQuantWarning
+    from fxquant.graphs.diffing import GraphDiff
+    from fxquant.graphs.snapping import snapshot
+    from fxquant.graphs.snapshot import GraphSnapshot
     from fxquant.ledger import Ledger, Row
     from fxquant.model import CompiledModel
     from fxquant.numerics import sqnr_db
@@ -30,7 +32,8 @@ _HOMES = {
     "Decision": "fxquant.plan",
     "FxQuantError": "fxquant.errors",
     "FxQuantWarning": "fxquant.errors",
-    "GraphDiff": "fxquant.diffing",
+    "GraphDiff": "fxquant.graphs.diffing",
+    "GraphSnapshot": "fxquant.graphs.snapshot",
     "Ledger": "fxquant.ledger",
     "Mode": "fxquant.plan",
     "Pass": "fxquant.pipeline",
@@ -39,6 +42,7 @@ _HOMES = {
     "QuantPlan": "fxquant.plan",
     "Row": "fxquant.ledger",
     "Stage": "fxquant.program",
+    "snapshot": "fxquant.graphs.snapping",
     "sqnr_db": "fxquant.numerics",
 }
 
@@ -49,6 +53,7 @@ __all__ = [
     "FxQuantError",
     "FxQuantWarning",
     "GraphDiff",
+    "GraphSnapshot",
     "Ledger",
     "Mode",
     "Pass",
@@ -59,6 +64,7 @@ __all__ = [
     "Stage",
     "compile",
     "default_pipeline",
+    "snapshot",
     "sqnr_db",
 ]
 

@@ -12,6 +12,7 @@ from fxquant.program import Program
 from fxquant.request import CaptureRequest
 from fxquant.sandbox import untouched_world
 from fxquant.symbolic import capture_symbolic
+from fxquant.values import annotate
 
 Strategy = Callable[[CaptureRequest, Ledger], Program]
 
@@ -24,7 +25,9 @@ def capture(request: CaptureRequest, ledger: Ledger) -> Program:
     for strategy in STRATEGIES:
         try:
             with untouched_world(), torch.no_grad():
-                return strategy(request, ledger)
+                program = strategy(request, ledger)
+                annotate(program.graph_module, program.example_leaves)
+                return program
         except UntraceableError as error:
             refusals.append(error)
     raise refusals[0]

@@ -179,10 +179,22 @@ class ArtifactError(FxQuantError):
     exit_status = 7
 
 
+class SchemaError(ArtifactError):
+    """A file that is not of the form that fxquant writes."""
+
+
 class RenderError(FxQuantError):
     """FXQ7xx: drawing."""
 
     exit_status = 8
+
+
+class RendererMissingError(RenderError):
+    """No Graphviz is installed."""
+
+
+class RenderTimeoutError(RenderError):
+    """The renderer took too long and was stopped."""
 
 
 class ResourceError(FxQuantError):

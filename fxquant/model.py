@@ -10,7 +10,8 @@ import torch
 from torch import fx, nn
 
 from fxquant.calibration import Observing, check_finite, leaves_of
-from fxquant.errors import ArtifactError, ContractError, EmptyCalibrationError, LoweringError, did_you_mean
+from fxquant.errors import ArtifactError, ContractError, EmptyCalibrationError, LoweringError
+from fxquant.graphs.snapping import stage_named
 from fxquant.html import page
 from fxquant.ledger import Ledger
 from fxquant.pipeline import PassRecord, after
@@ -19,8 +20,8 @@ from fxquant.program import Program, Stage
 from fxquant.sizes import size_bytes
 
 if TYPE_CHECKING:
-    from fxquant.diffing import GraphDiff
-    from fxquant.snapshot import GraphSnapshot
+    from fxquant.graphs.diffing import GraphDiff
+    from fxquant.graphs.snapshot import GraphSnapshot
 
 # The rest of the pipeline: (program, ledger, samples seen so far) → the finished program and what each pass did
 Finish = Callable[[Program, Ledger, int], tuple[Program, tuple[PassRecord, ...]]]
@@ -121,12 +122,13 @@ class CompiledModel(nn.Module):
 
     def diff(self, before: Stage | str = Stage.TRACED, after: Stage | str | None = None) -> GraphDiff:
         """What changed between two stages (by default from the traced graph to the present one)."""
-        from fxquant.diffing import diff
+        from fxquant.graphs.diffing import diff
 
-        return diff(self._snapshot_at(before), self._snapshot_at(self.stage if after is None else after))
+        return diff(self.snapshot(before), self.snapshot(after))
 
-    def _snapshot_at(self, stage: Stage | str) -> GraphSnapshot:
-        wanted = _stage(stage)
+    def snapshot(self, stage: Stage | str | None = None) -> GraphSnapshot:
+        """The graph as it was at a stage; None: as it is. FXQ402 when the model has not come so far."""
+        wanted = self.stage if stage is None else stage_named(stage)
         if wanted > self.stage or not self._history:
             raise ContractError("FXQ402", f"the model is {self.stage.name}: it has not reached {wanted.name}")
         reached = [record.after for record in self._history if record.stage <= wanted]
@@ -197,13 +199,6 @@ class CompiledModel(nn.Module):
 
     def _repr_html_(self) -> str:
         return page(repr(self), self._ledger)
-
-
-def _stage(stage: Stage | str) -> Stage:
-    names = [known.name.lower() for known in Stage]
-    if isinstance(stage, str) and stage.lower() not in names:
-        raise ContractError("FXQ402", f"no stage is called {stage!r}", hint=did_you_mean(stage.lower(), names))
-    return Stage[stage.upper()] if isinstance(stage, str) else stage
 
 
 def _is_int8(effective: str) -> bool:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from fxquant.errors import ContractError, FxQuantError, LintError, PassError
+from fxquant.graphs.snapping import snapshot_of
+from fxquant.graphs.snapshot import GraphSnapshot
 from fxquant.ledger import Ledger
 from fxquant.program import Program, Stage
-from fxquant.snapping import snapshot_of
-from fxquant.snapshot import GraphSnapshot
+from fxquant.values import annotate
 
 
 class Pass(ABC):
@@ -50,7 +51,7 @@ class PassRecord:
     @property
     def is_changed(self) -> bool:
         """Computed from the graphs, never self-reported."""
-        return self.before != self.after
+        return self.before.nodes != self.after.nodes
 
 
 Observer = Callable[[PassRecord], None]
@@ -95,7 +96,7 @@ class Pipeline:
         """
         self.check(program.stage)
         records: list[PassRecord] = []
-        before = snapshot_of(program.graph_module)
+        before = snapshot_at(program)
         for step in self.passes:
             started = time.perf_counter()
             try:
@@ -103,7 +104,7 @@ class Pipeline:
             except FxQuantError as error:
                 error.pass_name, error.records = error.pass_name or step.name, tuple(records)
                 raise
-            after = snapshot_of(program.graph_module)
+            after = snapshot_at(program)
             records.append(PassRecord(step.name, program.stage, before, after, time.perf_counter() - started))
             for observe in observers:
                 observe(records[-1])
@@ -147,6 +148,12 @@ def after(records: tuple[PassRecord, ...]) -> Iterator[None]:
     except FxQuantError as error:
         error.records = (*records, *error.records)
         raise
+
+
+def snapshot_at(program: Program) -> GraphSnapshot:
+    """The program's graph as it is now, each node with the dtype and shape that it gives."""
+    annotate(program.graph_module, program.example_leaves)
+    return snapshot_of(program.graph_module, title=f"{program.model_name}, {program.stage.name}")
 
 
 def _run_one(step: Pass, program: Program, ledger: Ledger) -> Program:

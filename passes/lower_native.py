@@ -12,9 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import fx
 
 from fxquant.errors import LoweringError, ParityError
+from fxquant.graphs.snapshot import TensorInfo
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import origins, part_of, site_of, where
@@ -27,6 +29,9 @@ from fxquant.pipeline import Pass
 from fxquant.plan import Mode
 from fxquant.program import Program, Stage
 from fxquant.torch_ao import engine, quiet
+from fxquant.values import known_value, note_value
+
+QUANTIZED = {torch.uint8: "quint8", torch.int8: "qint8"}  # dtype of codes → of the quantized tensor that holds them
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class LowerNative(Pass):
                 refused.update({layer: str(mismatch) for mismatch in found for layer in mismatch.layers})
                 lowered = NativeGraph(program.graph_module, program.target, refused).build()
         self._settle(program, lowered, found, ledger)
+        _note_values(lowered)
         return replace(program, graph_module=lowered.graph_module, canonical=program.graph_module, stage=Stage.LOWERED)
 
     def _mismatches(self, program: Program, lowered: Lowered) -> tuple[Mismatch, ...]:
@@ -81,6 +87,14 @@ class LowerNative(Pass):
             for layer in mismatch.layers:
                 ledger.decline("FXQ505", layer, why=str(mismatch), hint=mismatch.hint)
         _settle_rest(program, ledger)
+
+
+def _note_values(lowered: Lowered) -> None:
+    """A kernel gives what its canonical node gives, codes as a quantized tensor: no meta kernel could tell."""
+    for node, canonical in lowered.counterpart.items():
+        value = known_value(canonical)
+        is_coded = isinstance(value, torch.Tensor) and value.dtype in QUANTIZED
+        note_value(node, TensorInfo(QUANTIZED[value.dtype], tuple(value.shape)) if is_coded else value)
 
 
 def _decided_float(program: Program) -> dict[fx.Node, str]:

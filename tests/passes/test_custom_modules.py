@@ -13,13 +13,13 @@ from torch import nn
 from fxquant import qdq
 from fxquant.custom import CustomModule, handler_for, leaf_types
 from fxquant.errors import PassError, UnknownTargetError, UnsupportedOpError, UsageError
+from fxquant.graphs.snapping import snapshot_of
 from fxquant.ledger import Ledger
 from fxquant.origin import as_part
 from fxquant.passes.custom_modules import CustomModules
 from fxquant.pipeline import Pipeline
 from fxquant.plan import Mode, QuantPlan
 from fxquant.program import Stage
-from fxquant.snapping import snapshot_of
 from fxquant.torch_ao import engine, quiet
 from support.asserts import assert_same, fingerprint, untouched
 from support.quantizing import call, planned, quantized, row_of, sqnr_db, trace

@@ -11,6 +11,7 @@ from torch import nn
 
 from fxquant import torch_ao
 from fxquant.errors import BackendError, ContractError
+from fxquant.graphs.snapping import snapshot_of
 from fxquant.ledger import Ledger
 from fxquant.origin import mark, site_of
 from fxquant.passes.select_qconfigs import SelectQConfigs, sites_of
@@ -19,7 +20,6 @@ from fxquant.plan import Mode, QuantPlan
 from fxquant.policy import read_policy
 from fxquant.program import Stage
 from fxquant.recipe import parse
-from fxquant.snapping import snapshot_of
 from support.asserts import fingerprint, untouched
 from support.tracing import run_passes, trace
 

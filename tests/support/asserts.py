@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxquant.graphs.snapping import snapshot_of
 from fxquant.ledger import Ledger
 from fxquant.origin import origins
 from fxquant.pipeline import Pass, Pipeline
 from fxquant.program import Program
-from fxquant.snapping import snapshot_of
 from fxquant.structure import flatten
 from support.tracing import call, run_passes, trace
 

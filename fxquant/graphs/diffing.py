@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fxquant.snapshot import GraphSnapshot, NodeRecord
+from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord
 
 
 class Change(StrEnum):

@@ -1,0 +1,1 @@
+"""Frozen graphs: snapshots, what differs between two, and what they tell. Only `snapping` knows torch."""
