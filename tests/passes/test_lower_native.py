@@ -51,6 +51,10 @@ def assert_rows_are_complete(model):
 @pytest.mark.parametrize("name", AGREE)
 def test_it_is_bit_equal_with_raw_fx(name, target):
     case = AGREE[name]
+    if name in ONEDNN_ERRS and target == "onednn":
+        with pytest.raises(AssertionError, match="Per channel weight observer is not supported yet"):
+            raw(case, target)
+        return
     ours, theirs = cached(name, target), raw(case, target)
     rows = [row for row in ours.ledger.layers if row.code in ("FXQ504", "FXQ505")]
     inputs = case.inputs(7, 16)
@@ -182,8 +186,8 @@ def test_a_tanh_uses_all_8_bits_and_the_linear_after_it_is_right_all_the_same():
 def test_two_batches_agree_to_within_one_code_layer_by_layer(name):
     case, target = AGREE[name], "fbgemm" if name in ONEDNN_ERRS else "x86"
     model = cached(name, target)
-    lowered = NativeGraph(model.canonical, target, {}).build()
     with torch_ao.engine(target), torch_ao.quiet():
+        lowered = NativeGraph(model.canonical, target, {}).build()
         for seed in (1, 2):
             steps = _compare(model.canonical, lowered, case.inputs(seed, 16))
             assert steps and max(steps.values()) <= 1
