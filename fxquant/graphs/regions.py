@@ -1,181 +1,53 @@
-"""Which arithmetic each node stands in, told from the structure alone: at every stage, and in torch.ao's own graphs."""
+"""In which arithmetic each node computes, told from the structure alone, in torch.ao's own graphs too."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 
+from fxquant.graphs.kernels import LAYERS, LOOK_UPS, RECURRENT, operation
+from fxquant.graphs.quantizing import (
+    CHOOSES,
+    CODED_CONSTANTS,
+    HALVES,
+    ReferenceGraph,
+    is_dequantize,
+    is_quantize,
+)
 from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord
 
 
 class Region(StrEnum):
     """How a node computes."""
 
-    QUANTIZED = "quantized"  # on codes; in a canonical graph: between dequantizes and a quantize
+    QUANTIZED = "quantized"  # on codes; in a reference graph: what stands between dequantize and quantize for that
     WEIGHTS = "int8 weights"  # weights are held in int8 or float16, activations are float
     FLOAT = "float"
     BOUNDARY = "boundary"  # quantize, dequantize, choose_qparams
-    OBSERVER = "observer"
-    CONSTANT = "constant"  # get_attr, and what is computed from constants only
+    OBSERVER = "observer"  # fake quantizes too
+    CONSTANT = "constant"  # get_attr, and what only widens constants
     NEUTRAL = "neutral"  # inputs, outputs, sizes, indices
 
 
-QUANTIZES = frozenset({"quantize_per_tensor", "quantize_per_channel", "quantize_per_tensor_dynamic", "choose_qparams"})
-DEQUANTIZES = frozenset({"dequantize", "dequantize_per_tensor", "dequantize_per_channel", "dequantize_rows"})
+COMPUTING = frozenset({Region.QUANTIZED, Region.WEIGHTS, Region.FLOAT})
 CODES = frozenset({"quint8", "qint8", "qint32", "quint4x2"})  # dtypes of quantized tensors
-NARROW = frozenset({"uint8", "int8", "float16"})  # dtypes in which weights are held
 SIZES = frozenset({"size", "dim", "numel", "shape", "getattr"})
-RECURRENT = frozenset({"lstm", "gru"})
-RELUS = frozenset({"relu", "ReLU", "relu_"})
 
 
 def regions(snapshot: GraphSnapshot) -> dict[str, Region]:
-    """The region of each node, by name, in graph order."""
-    found: dict[str, Region] = {}
-    reading = _Reading(snapshot, found)
+    """The region of each node by its name, in graph order.
+
+    A layer whose weights are widened ahead of time (a lowered graph on an engine without a kernel for them) is float:
+    that is how it computes. Integers (indices, sizes) are neutral.
+    """
+    walk = _Walk(snapshot)
     for node in snapshot:
-        found[node.name] = reading.region(node)
-    return found
-
-
-class _Reading:
-    """One walk in graph order; `found` holds the regions of all earlier nodes."""
-
-    def __init__(self, snapshot: GraphSnapshot, found: Mapping[str, Region]) -> None:
-        self.snapshot = snapshot
-        self.found = found
-        self.numbers: set[str] = set()  # nodes that give no tensor
-        self.coded: set[str] = set()  # nodes that give quantized tensors
-        self.held: set[str] = set()  # constants held in codes or halves, and what widens them
-
-    def region(self, node: NodeRecord) -> Region:
-        if node.op in ("placeholder", "output"):
-            return Region.NEUTRAL
-        if node.op == "get_attr" or self._is_constant(node):
-            self._note_constant(node)
-            return Region.CONSTANT
-        if is_observer(node):
-            return Region.OBSERVER
-        if operation(node) in QUANTIZES | DEQUANTIZES:
-            self._note_boundary(node)
-            return Region.BOUNDARY
-        if self._is_neutral(node):
-            self.numbers.add(node.name)
-            return Region.NEUTRAL
-        return self._computing(node)
-
-    def _computing(self, node: NodeRecord) -> Region:
-        picked = self._picked(node)
-        if picked is not None:
-            return picked
-        if gives_codes(node) or any(source in self.coded for source in node.inputs):
-            self.coded.add(node.name)
-            return Region.QUANTIZED
-        if self._is_kernel(node) or self._is_canonical_kernel(node):
-            return Region.QUANTIZED
-        return Region.WEIGHTS if self._has_held_weights(node) else Region.FLOAT
-
-    def _is_constant(self, node: NodeRecord) -> bool:
-        return bool(node.inputs) and all(self.found[source] is Region.CONSTANT for source in node.inputs)
-
-    def _note_constant(self, node: NodeRecord) -> None:
-        is_narrow = any(value.dtype in NARROW for value in node.values)
-        if is_narrow or any(source in self.held for source in node.inputs):
-            self.held.add(node.name)
-
-    def _note_boundary(self, node: NodeRecord) -> None:
-        if operation(node) == "choose_qparams":
-            self.numbers.add(node.name)
-        elif operation(node) in QUANTIZES and _is_torchs(node):
-            self.coded.add(node.name)
-
-    def _is_neutral(self, node: NodeRecord) -> bool:
-        if node.kind in SIZES:
-            return True
-        if node.inputs and all(source in self.numbers for source in node.inputs):
-            return not _gives_floats(node)
-        return bool(node.values) and not _gives_floats(node) and not self._reads_floats(node)
-
-    def _reads_floats(self, node: NodeRecord) -> bool:
-        return any(_gives_floats(self.snapshot[source]) or not self.snapshot[source].values for source in node.inputs)
-
-    def _picked(self, node: NodeRecord) -> Region | None:
-        """An element of a tuple stands where the tuple does."""
-        source = self.snapshot[node.inputs[0]] if node.inputs else None
-        if source is None or node.kind != "getitem" or len(source.values) < 2:
-            return None
-        if source.name in self.coded:
-            self.coded.add(node.name)
-        return self.found[source.name]
-
-    def _is_kernel(self, node: NodeRecord) -> bool:
-        """A call of an engine's kernel: on packed weights, or one of torch.ops.quantized."""
-        if node.target.startswith("torch._ops.quantized."):
-            return not node.target.split(".")[3].endswith("fp16")
-        packed = (self.snapshot[source] for source in node.inputs)
-        return any(source.op == "get_attr" and not source.values and "packed" in source.name for source in packed) or (
-            node.kind.startswith("quantized_")
-        )
-
-    def _is_canonical_kernel(self, node: NodeRecord) -> bool:
-        if self._has_held_weights(node) and (node.kind in RECURRENT or self._is_dynamic(node)):
-            return True
-        if node.kind in RELUS and self._follows_kernel(node):
-            return self._ends_in_quantize(node)
-        floats = [source for source in node.inputs if source not in self.numbers]
-        fed = [source for source in floats if self.found[source] is not Region.CONSTANT]
-        if not fed:
-            return False
-        if all(self.found[source] is Region.NEUTRAL for source in fed):  # an embedding
-            return self._has_held_weights(node)
-        if not all(self._is_dequantize(source) for source in fed):
-            return False
-        return self._ends_in_quantize(node) or self._ends_in_relu(node)
-
-    def _is_dynamic(self, node: NodeRecord) -> bool:
-        """Its input was quantized with a scale chosen on the spot."""
-        source = self.snapshot[node.inputs[0]]
-        return self._is_dequantize(source.name) and any(name in self.numbers for name in source.inputs)
-
-    def _is_dequantize(self, name: str) -> bool:
-        return self.found[name] is Region.BOUNDARY and self.snapshot[name].target.startswith(
-            ("fxquant.qdq.dequantize", "torch._ops.quantized_decomposed.dequantize")
-        )
-
-    def _follows_kernel(self, node: NodeRecord) -> bool:
-        return bool(node.inputs) and self.found[node.inputs[0]] is Region.QUANTIZED
-
-    def _readers(self, node: NodeRecord) -> list[NodeRecord]:
-        """Those that read its values, not only its size; of a tuple, those of its elements."""
-        readers = [self.snapshot[name] for name in self.snapshot.readers[node.name]]
-        if len(node.values) > 1:
-            readers = [other for reader in readers for other in self._readers(reader)]
-        return [reader for reader in readers if reader.kind not in SIZES]
-
-    def _ends_in_quantize(self, node: NodeRecord) -> bool:
-        readers = self._readers(node)
-        return bool(readers) and all(operation(reader) in QUANTIZES for reader in readers)
-
-    def _ends_in_relu(self, node: NodeRecord) -> bool:
-        readers = self._readers(node)
-        return len(readers) == 1 and readers[0].kind in RELUS and self._ends_in_quantize(readers[0])
-
-    def _has_held_weights(self, node: NodeRecord) -> bool:
-        return any(source in self.held for source in node.inputs) or "_fp16" in node.target
-
-
-def operation(node: NodeRecord) -> str:
-    """What a node calls, without an overload's name: 'quantize_per_tensor', 'conv2d', 'relu'."""
-    if node.op == "call_function" and node.target.startswith("torch._ops."):
-        return node.target.split(".")[3]
-    return node.kind
+        walk.found[node.name] = walk.region(node)
+    return walk.found
 
 
 def is_observer(node: NodeRecord) -> bool:
     """A module that watches or mimics values: an observer or a fake quantize."""
-    return node.op == "call_module" and (
-        node.kind.endswith(("Observer", "FakeQuantize")) or "FakeQuantize" in node.kind
-    )
+    return node.op == "call_module" and ("Observer" in node.kind or "FakeQuantize" in node.kind)
 
 
 def gives_codes(node: NodeRecord) -> bool:
@@ -183,9 +55,87 @@ def gives_codes(node: NodeRecord) -> bool:
     return any(value.dtype in CODES for value in node.values)
 
 
-def _is_torchs(node: NodeRecord) -> bool:
-    return node.target.startswith("torch.")
-
-
-def _gives_floats(node: NodeRecord) -> bool:
+def gives_floats(node: NodeRecord) -> bool:
+    """Does it give a tensor of floats or codes?"""
     return any("float" in value.dtype or value.dtype in CODES for value in node.values)
+
+
+class _Walk:
+    """One walk in graph order; `found` holds the regions of all earlier nodes."""
+
+    def __init__(self, snapshot: GraphSnapshot) -> None:
+        self.snapshot = snapshot
+        self.reference = ReferenceGraph(snapshot)
+        self.found: dict[str, Region] = {}
+        self.numbers: set[str] = set()  # nodes that give no tensor of floats
+        self.coded: set[str] = set()  # nodes that give quantized tensors
+
+    def region(self, node: NodeRecord) -> Region:
+        if node.op in ("placeholder", "output"):
+            return Region.NEUTRAL
+        if node.op == "get_attr" or node.name in self.reference.widened:
+            return Region.CONSTANT
+        if is_observer(node):
+            return Region.OBSERVER
+        if is_quantize(node) or is_dequantize(node) or operation(node) in CHOOSES:
+            return self._boundary(node)
+        if self._is_neutral(node):
+            self.numbers.add(node.name)
+            return Region.NEUTRAL
+        return self._computing(node)
+
+    def _boundary(self, node: NodeRecord) -> Region:
+        if operation(node) in CHOOSES:
+            self.numbers.add(node.name)
+        elif is_quantize(node) and node.target.startswith("torch.quantize"):
+            self.coded.add(node.name)
+        return Region.BOUNDARY
+
+    def _computing(self, node: NodeRecord) -> Region:
+        source = self._tuple_of(node)
+        if source is not None:
+            self.coded.update({node.name} if source in self.coded else ())
+            return self.found[source]
+        if gives_codes(node) or any(name in self.coded for name in node.inputs):
+            self.coded.add(node.name)
+            return Region.QUANTIZED
+        if _is_half(node) or self.reference.holds(node, HALVES):
+            return Region.WEIGHTS
+        if _is_packed(node) or node.name in self.reference.kernels:
+            return Region.QUANTIZED
+        return Region.WEIGHTS if self.reference.holds(node, CODED_CONSTANTS) else Region.FLOAT
+
+    def _is_neutral(self, node: NodeRecord) -> bool:
+        if gives_floats(node):
+            return False
+        if node.kind in SIZES or (node.inputs and all(name in self.numbers for name in node.inputs)):
+            return True
+        return bool(node.values) and not any(map(self._may_be_float, node.inputs))
+
+    def _may_be_float(self, name: str) -> bool:
+        node = self.snapshot[name]
+        return gives_floats(node) or (not node.values and name not in self.numbers)
+
+    def _tuple_of(self, node: NodeRecord) -> str | None:
+        """The tuple that it takes an element of: an element stands where its tuple does."""
+        source = self.snapshot[node.inputs[0]] if node.inputs and node.kind == "getitem" else None
+        return source.name if source is not None and len(source.values) > 1 else None
+
+
+def _is_half(node: NodeRecord) -> bool:
+    """A kernel, or torch.ao's dynamic module, on float16 weights."""
+    return operation(node).endswith("_fp16") or (_is_packed_module(node) and "float16" in node.attribute("options"))
+
+
+def _is_packed(node: NodeRecord) -> bool:
+    """An engine's kernel: one of torch.ops.quantized, ours around them, or a torch.ao module with packed weights."""
+    if node.op == "call_function":
+        return node.target.startswith(("torch._ops.quantized.", "fxquant.passes._native_"))
+    return _is_packed_module(node)
+
+
+def _is_packed_module(node: NodeRecord) -> bool:
+    """torch.ao's modules have the names of float ones, and their options, but no weights that can be seen."""
+    if node.op != "call_module" or node.kind not in LAYERS | RECURRENT | LOOK_UPS or not node.attribute("options"):
+        return False
+    return not any(name.startswith("weight") for name, _ in node.attributes)
