@@ -119,7 +119,9 @@ class _Walk:
     def _tuple_of(self, node: NodeRecord) -> str | None:
         """The tuple that it takes an element of: an element stands where its tuple does."""
         source = self.snapshot[node.inputs[0]] if node.inputs and node.kind == "getitem" else None
-        return source.name if source is not None and len(source.values) > 1 else None
+        if source is None or (len(source.values) < 2 and operation(source) not in RECURRENT):
+            return None
+        return source.name
 
 
 def _is_half(node: NodeRecord) -> bool:
