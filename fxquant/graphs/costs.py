@@ -156,5 +156,3 @@ def _sum(values: Iterable[int | None]) -> int | None:
     """None when one is unknown."""
     each = list(values)
     return None if None in each else sum(value or 0 for value in each)
-
-

@@ -8,15 +8,22 @@ from math import prod
 from fxquant.graphs.kernels import operation
 from fxquant.graphs.snapshot import REFERENCE, GraphSnapshot, NodeRecord, TensorInfo
 
-_CONVS = tuple(f"{start}{dims}d" for start in ("conv", "Conv", "ConvReLU", "quantized_conv") for dims in (1, 2, 3))
-_CONVS += tuple(f"{name}_relu" for name in _CONVS)
-_TRANSPOSED = tuple(f"{start}{dims}d" for start in ("conv_transpose", "ConvTranspose") for dims in (1, 2, 3))
-_LINEARS = ("linear", "Linear", "LinearReLU", "linear_relu", "linear_dynamic", "linear_relu_dynamic")
-_LINEARS += ("linear_dynamic_fp16", "linear_relu_dynamic_fp16")
+_DIMS = (1, 2, 3)
+_CONVS = frozenset(f"{start}{dims}d" for start in ("conv", "Conv", "ConvReLU") for dims in _DIMS)
+_CONVS |= frozenset(f"conv{dims}d_relu" for dims in _DIMS)
+_TRANSPOSED = frozenset(f"{start}{dims}d" for start in ("conv_transpose", "ConvTranspose") for dims in _DIMS)
+_LINEARS = frozenset(
+    {"linear", "Linear", "LinearReLU", "linear_relu", "linear_dynamic", "linear_relu_dynamic"}
+    | {"linear_dynamic_fp16", "linear_relu_dynamic_fp16"}
+)
 _PRODUCTS = {"matmul": 0, "__matmul__": 0, "bmm": 0, "mm": 0, "mv": 0, "addmm": 1, "baddbmm": 1}
-_RECURRENT = ("lstm", "gru", "LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "quantized_lstm", "quantized_gru")
-_UNKNOWN = ("einsum", "tensordot", "bilinear", "Bilinear", "MultiheadAttention", "multi_head_attention_forward")
-_FREE = ("Embedding", "EmbeddingBag", "PReLU")  # have matrices, and look up or scale with them
+_RECURRENT = frozenset(
+    {"lstm", "gru", "LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "quantized_lstm", "quantized_gru"}
+)
+_UNKNOWN = frozenset(
+    {"einsum", "tensordot", "bilinear", "Bilinear", "MultiheadAttention", "multi_head_attention_forward"}
+)
+_FREE = frozenset({"Embedding", "EmbeddingBag", "PReLU"})  # have matrices, and look up or scale with them
 
 Shapes = Sequence[TensorInfo]
 
