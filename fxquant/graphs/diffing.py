@@ -186,6 +186,12 @@ def _only_in(ours: list[_Source], theirs: list[_Source]) -> list[_Source]:
     return list(dict.fromkeys(source for source in ours if source[1] is not None and source[1] not in known))
 
 
+def _is_one_op(group: Group) -> bool:
+    """The same op on both sides, so that its first input means the same?"""
+    kinds = [(node.op, node.kind if node.op == "call_function" else "") for node in (*group.before, *group.after)]
+    return len(kinds) == 2 and kinds[0] == kinds[1]
+
+
 class _Groups:
     """Edges as edges between groups, past what was inserted or removed on the way."""
 
@@ -197,9 +203,9 @@ class _Groups:
     def rewires(self, group: Group) -> Iterator[Rewire]:
         """The edges into a group that lead somewhere else."""
         old, new = self._sources(group.before, self.left, 0), self._sources(group.after, self.right, 1)
-        if len(group.before) == len(group.after) == 1 and len(old) == len(new):
+        if _is_one_op(group) and len(old) == len(new):
             pairs: Iterable[tuple[_Source | None, _Source | None]] = zip(old, new, strict=True)
-        else:  # n → m: the order of what they read means nothing
+        else:  # another op reads its inputs in another order
             pairs = zip_longest(_only_in(old, new), _only_in(new, old))
         for source, other in pairs:
             if source is None or other is None or source[1] != other[1]:
