@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from fxquant.torch_ao import raw_mapping
 from support.compiling import compiled, raw
 from support.models import FAMILIES, MODELS
 from support.planted import chain
+from support.snapshots import of_zoo
 
 TRACEABLE = [name for name, case in MODELS.items() if case.is_traceable]
 OTHER_PRESETS = ["int8-dynamic", "int8-weight-only", "float16"]
@@ -31,11 +31,6 @@ EXPECTED = {
     "float16 weights": {Region.WEIGHTS},
 }
 ASIDE = {Region.BOUNDARY, Region.CONSTANT, Region.OBSERVER}  # not the site's own op
-
-
-@cache
-def of_zoo(name: str, preset: str = "int8") -> fxquant.CompiledModel:
-    return compiled(MODELS[name], preset)
 
 
 def disagreements(model: fxquant.CompiledModel, stage: str) -> Iterator[Row]:
