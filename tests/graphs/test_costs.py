@@ -133,6 +133,16 @@ def test_weights_of_codes_count_with_their_scales_and_zero_points() -> None:
     assert costs(model.snapshot("lowered"), like=converted)["linear_relu_default"].weight_bytes == layer.weight_bytes
 
 
+@pytest.mark.parametrize("name", ["resnet18", "encoder"])
+def test_an_exported_graph_costs_what_the_model_does(name: str) -> None:
+    case = MODELS[name]
+    exported = torch.export.export(case.make(), case.inputs())
+    expected = total(snapshot(case.make(), example_inputs=case.inputs()))
+    found = total(snapshot(exported.module()))
+    assert (found.macs, found.parameters) == (expected.macs, expected.parameters)
+    assert total(snapshot(exported.graph_module)).macs == expected.macs  # its weights are inputs
+
+
 def test_packed_weights_are_unknown_and_never_a_wrong_number() -> None:
     graph = of_zoo("resnet18").snapshot("lowered")
     packed = [cost for name, cost in costs(graph).items() if name.startswith("conv2d")]
