@@ -148,3 +148,19 @@ def test_an_island_reads_well() -> None:
         "  relu: FXQ207 its input stays float32; to remove it: use an op that has an int8 kernel, "
         "or move it to the model's start or end"
     )
+
+
+def test_floats_that_also_reach_the_output_through_codes_are_a_tail() -> None:
+    graph = Planted()
+    value = graph.float(graph.dequantize(graph.quantized(graph.quantize(graph.input()))))
+    codes = graph.quantize(value)
+    found = float_areas(graph.output(graph.dequantize(graph.quantized(codes)), graph.dequantize(codes)))
+    assert [area.place for area in found] == [Place.TAIL]
+
+
+def test_floats_that_a_dynamic_kernel_feeds_too_are_a_head() -> None:
+    graph = Planted()
+    x = graph.input()
+    value = graph.float(graph.dequantize(graph.quantized(graph.quantize(x))), graph.dynamic(x))
+    found = float_areas(graph.output(graph.dequantize(graph.quantized(graph.quantize(value)))))
+    assert [area.place for area in found] == [Place.HEAD]
