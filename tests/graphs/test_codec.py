@@ -17,7 +17,7 @@ from fxquant.errors import FxQuantError, SchemaError
 from fxquant.graphs.snapshot import GraphSnapshot
 from support.compiling import compiled
 from support.models import MODELS
-from support.snapshots import node, snapshots
+from support.drawn import node, snapshots
 
 GRAPH = GraphSnapshot((replace(node("x", "x"), op="placeholder"), node("y", "relu", "x")), "Two")
 

@@ -16,7 +16,7 @@ from fxquant.graphs.patching import Patch
 from fxquant.graphs.snapshot import GraphSnapshot
 from support.compiling import compiled
 from support.models import MODELS
-from support.snapshots import EDITS, insert, node, planted, rewire, snapshots
+from support.drawn import EDITS, insert, node, planted, rewire, snapshots
 
 STAGES = ("traced", "prepared", "converted", "lowered")
 PAIRS = tuple(itertools.product(STAGES, STAGES))
