@@ -1,0 +1,67 @@
+"""Where a verb's result goes: a file that is replaced whole or not at all, or stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from fxquant.errors import UsageError, did_you_mean
+
+STDOUT = "-"
+
+
+def check_output(path: str, suffixes: tuple[str, ...]) -> str:
+    """The suffix, lower case and without its dot. FXQ118 when nothing can be written there: said before any work."""
+    if not path or "\0" in path:
+        raise UsageError("FXQ118", f"{path!r} is no path of a file", hint="-o x.svg, or -o - for stdout")
+    suffix = Path(path).suffix.lower().removeprefix(".")
+    if suffix not in suffixes:
+        told = f"'{path}' ends in '.{suffix}'" if suffix else f"'{path}' has no suffix"
+        hint = did_you_mean(suffix, suffixes) if suffix else f"one of {', '.join(f'.{known}' for known in suffixes)}"
+        raise UsageError("FXQ118", f"{told}, which is no format that is written", hint=hint)
+    target = Path(path)
+    if target.is_dir():
+        raise UsageError("FXQ118", f"'{path}' is a folder", hint=f"name a file in it: {path.rstrip('/')}/graph.{suffix}")
+    if not target.parent.is_dir():
+        raise UsageError("FXQ118", f"the folder of '{path}' does not exist", hint=f"mkdir -p {target.parent}")
+    return suffix
+
+
+def write(path: str, content: str | bytes) -> None:
+    """Replace the file at once: it is the old one or the new one, never a part. FXQ118 when that cannot be done."""
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+    target = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
+    try:
+        if target.exists() and not target.is_file():  # a pipe or a device such as /dev/null: nothing to replace
+            target.write_bytes(data)
+        else:
+            _replace(target, data)
+    except OSError as error:
+        told = f"'{path}' cannot be written: {error.strerror or error}"
+        raise UsageError("FXQ118", told, hint="what stood there before is as it was") from error
+
+
+def _replace(target: Path, data: bytes) -> None:
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(13, "it is read-only")
+    scratch = target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
+    try:
+        scratch.write_bytes(data)
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def put(content: str | bytes) -> None:
+    """To stdout: text as the terminal can show it, bytes as they are."""
+    if isinstance(content, bytes):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        return
+    print(content.rstrip("\n"))
+
+
+def note(text: str) -> None:
+    """One line for the user, on stderr."""
+    print(f"note: {text}", file=sys.stderr)
