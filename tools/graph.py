@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fxquant.tools.model_options import CODE_RUNS, Options, ReferenceType, model_options
 from fxquant.tools.model_reference import STAGES, Reference
 from fxquant.tools.output import STDOUT, check_output, note, put, write
-from fxquant.tools.overlays import OVERLAYS, overlay_of
 
 if TYPE_CHECKING:
     from fxquant.drawing.picture import Picture
+    from fxquant.graphs.analysis import Analysis
     from fxquant.graphs.snapshot import GraphSnapshot
 
-SUFFIXES = ("svg", "png", "pdf", "dot", "json", "html")
+FORMATS = ("svg", "png", "pdf", "dot", "json", "html")
+OVERLAYS = ("none", "sqnr", "latency", "size")
 
 
 @click.command(epilog=CODE_RUNS)
 @click.argument("model", type=ReferenceType())
-@click.option("-o", "--output", help=f"File to write: .{', .'.join(SUFFIXES)}. Without it, DOT text on stdout.")
-@click.option("--stage", type=click.Choice(STAGES), help="Which graph; for a float model, traced unless said.")
-@click.option("--depth", type=click.IntRange(0), help="Collapse modules below this depth.")
-@click.option("--overlay", type=click.Choice(OVERLAYS), default="none", help="What to write beside each node.")
-@click.option("--constants", is_flag=True, help="Draw scales, zero points and weights too.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@click.option("-o", "--output", default=STDOUT, help=f"File: .{', .'.join(FORMATS)}. By default DOT text on stdout.")
+@click.option("--stage", type=click.Choice(STAGES), help="Which graph. A float model's is traced unless this is said.")
+@click.option("--depth", type=click.IntRange(0), help="Collapse modules that are nested deeper.")
+@click.option("--overlay", type=click.Choice(OVERLAYS), default="none", help="A number to draw with each node.")
+@click.option("--constants", is_flag=True, help="Draw weights, scales and zero points as nodes.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: what was drawn, the analysis, notes.")
 @model_options
 def graph(
     model: Reference,
-    output: str | None,
+    output: str,
     stage: str | None,
     depth: int | None,
     overlay: str,
@@ -40,10 +41,55 @@ def graph(
     options: Options,
 ) -> None:
     """Draw a model's graph at any stage, and list its float islands."""
-    suffix = "dot" if output in (None, STDOUT) else check_output(str(output), SUFFIXES)
+    form = check_output(output, FORMATS) or "dot"
     from fxquant.drawing.picture import draw
     from fxquant.graphs.analysis import analyse
+    from fxquant.graphs.remedies import reasons_of
+    from fxquant.tools.overlays import overlay_of
     from fxquant.tools.subject import Subject
 
     subject = Subject(model, options)
     snapshot = subject.snapshot(stage or model.stage)
+    picture = draw(snapshot, depth=depth, overlay=overlay_of(overlay, subject, snapshot), constants=constants)
+    found = analyse(snapshot, reasons_of(subject.ledger), like=subject.like)
+    notes = (*subject.notes, *picture.notes)
+    if output != STDOUT:
+        write(output, content(form, picture, snapshot, str(found)))
+    elif not as_json:
+        put(picture.dot)
+    if as_json:
+        print(json.dumps(_facts(snapshot, picture, found, notes, output), indent=2))
+        return
+    print(found, file=sys.stderr if output == STDOUT else sys.stdout)
+    _tell(snapshot, output, notes)
+
+
+def _facts(
+    snapshot: GraphSnapshot, picture: Picture, found: Analysis, notes: tuple[str, ...], output: str
+) -> dict[str, object]:
+    """What --json prints: the DOT text too, where it went nowhere else."""
+    drawn: dict[str, object] = {"output": None, "dot": picture.dot} if output == STDOUT else {"output": output}
+    counts = {"title": snapshot.title, "nodes": len(snapshot), "edges": len(snapshot.edges)}
+    return {**drawn, **counts, "analysis": found.as_dict(), "notes": list(notes)}
+
+
+def _tell(snapshot: GraphSnapshot, output: str, notes: tuple[str, ...]) -> None:
+    to = "" if output == STDOUT else f" → {output}"
+    print(f"{snapshot.title or 'graph'}: {len(snapshot)} nodes, {len(snapshot.edges)} edges{to}", file=sys.stderr)
+    for text in notes:
+        note(text)
+
+
+def content(form: str, picture: Picture, snapshot: GraphSnapshot, analysis: str) -> str | bytes:
+    """The file of a form."""
+    match form:
+        case "json":
+            return snapshot.to_json() + "\n"
+        case "dot":
+            return picture.dot
+        case "html":
+            from fxquant.tools.page import page
+
+            return page(snapshot.title or "graph", picture.svg(), (analysis,))
+        case _:
+            return picture.render(form)

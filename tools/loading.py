@@ -46,7 +46,7 @@ def load(reference: Reference, *, seed: int) -> Loaded:
 
 
 def load_data(reference: Reference, *, seed: int) -> Any:
-    """The calibration data that a reference names: the thing itself, or what the function that is named gives. FXQ117."""
+    """The calibration data that a reference names: the thing itself, or what the named function gives. FXQ117."""
     if reference.is_snapshot:
         raise UsageError("FXQ117", f"'{reference}' is no data", hint="--data is file.py:name or package.module:name")
     with seeded(seed):

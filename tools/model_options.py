@@ -44,7 +44,7 @@ class Options:
     seed: int = 0
 
 
-class ShapeType(click.ParamType):
+class ShapeType(click.ParamType):  # type: ignore[type-arg]  # generic in click 8.2 only
     """`1,3,224,224`, `1,128:int64` or `1,128:int64:30522`."""
 
     name = "shape"
@@ -65,7 +65,7 @@ class ShapeType(click.ParamType):
         return RandomInput(shape, dtype, below)
 
 
-class ReferenceType(click.ParamType):
+class ReferenceType(click.ParamType):  # type: ignore[type-arg]  # as above
     """A MODEL, or the factory of data."""
 
     name = "reference"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EACCES
 from pathlib import Path
 
 from fxquant.errors import UsageError, did_you_mean
@@ -12,7 +15,9 @@ STDOUT = "-"
 
 
 def check_output(path: str, suffixes: tuple[str, ...]) -> str:
-    """The suffix, lower case and without its dot. FXQ118 when nothing can be written there: said before any work."""
+    """The suffix, lower case and without its dot; '' for stdout. FXQ118 before any work when it cannot be written."""
+    if path == STDOUT:
+        return ""
     if not path or "\0" in path:
         raise UsageError("FXQ118", f"{path!r} is no path of a file", hint="-o x.svg, or -o - for stdout")
     suffix = Path(path).suffix.lower().removeprefix(".")
@@ -22,33 +27,35 @@ def check_output(path: str, suffixes: tuple[str, ...]) -> str:
         raise UsageError("FXQ118", f"{told}, which is no format that is written", hint=hint)
     target = Path(path)
     if target.is_dir():
-        raise UsageError("FXQ118", f"'{path}' is a folder", hint=f"name a file in it: {path.rstrip('/')}/graph.{suffix}")
+        raise UsageError("FXQ118", f"'{path}' is a folder", hint=f"name a file in it: {target / f'graph.{suffix}'}")
     if not target.parent.is_dir():
         raise UsageError("FXQ118", f"the folder of '{path}' does not exist", hint=f"mkdir -p {target.parent}")
     return suffix
 
 
 def write(path: str, content: str | bytes) -> None:
-    """Replace the file at once: it is the old one or the new one, never a part. FXQ118 when that cannot be done."""
+    """Put this into the file, which is the old one or the new one and never a part. FXQ118 when that cannot be done."""
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+    with replacing(path) as scratch:
+        Path(scratch).write_bytes(data)
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """The name of a file to write, which takes the place of `path` once it is whole. FXQ118."""
     target = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
+    scratch = target.with_name(f".{os.getpid()}-{target.name[-100:]}")
     try:
         if target.exists() and not target.is_file():  # a pipe or a device such as /dev/null: nothing to replace
-            target.write_bytes(data)
-        else:
-            _replace(target, data)
+            yield str(target)
+            return
+        if target.exists() and not os.access(target, os.W_OK):
+            raise PermissionError(EACCES, "it is read-only")
+        yield str(scratch)
+        os.replace(scratch, target)
     except OSError as error:
         told = f"'{path}' cannot be written: {error.strerror or error}"
         raise UsageError("FXQ118", told, hint="what stood there before is as it was") from error
-
-
-def _replace(target: Path, data: bytes) -> None:
-    if target.exists() and not os.access(target, os.W_OK):
-        raise PermissionError(13, "it is read-only")
-    scratch = target.with_name(f".{target.name[:100]}.{os.getpid()}.tmp")
-    try:
-        scratch.write_bytes(data)
-        os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)
 

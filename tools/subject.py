@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from fxquant.errors import EmptyCalibrationError, UsageError
+from fxquant.errors import EmptyCalibrationError, FxQuantError, UsageError
 from fxquant.graphs.snapshot import GraphSnapshot
 from fxquant.tools.loading import Loaded, load, load_data, random_call, seeded
 from fxquant.tools.model_options import Options
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fxquant.batches import Call
+    from fxquant.ledger import Row
     from fxquant.model import CompiledModel
 
 RANDOM = "calibrated on random numbers: to look at the graph only, not at accuracy"
@@ -73,9 +74,37 @@ class Subject:
             return source
         if not self.is_float:
             return self._compiled.snapshot(stage or None)
-        if stage in ("", STAGES[0]) and "_compiled" not in self.__dict__:
+        if stage in ("", STAGES[0]) and self._compiled_by_now is None:
             return self._traced()
         return self.compiled(stage or STAGES[0]).snapshot(stage or STAGES[0])
+
+    @property
+    def ledger(self) -> tuple[Row, ...]:
+        """The rows of the layers, where the model is compiled by now; else none."""
+        made = self._compiled_by_now
+        return () if made is None else made.ledger.layers
+
+    @property
+    def like(self) -> GraphSnapshot | None:
+        """The traced graph, in which weights that are packed by now still have a shape; None before a compilation."""
+        made = self._compiled_by_now
+        return None if made is None else made.snapshot(STAGES[0])
+
+    @property
+    def _compiled_by_now(self) -> CompiledModel | None:
+        if "_compiled" in self.__dict__:
+            return self._compiled
+        is_compiled = not self.is_float and not isinstance(self._loaded.source, GraphSnapshot)
+        return self._loaded.source if is_compiled else None
+
+    def decide(self) -> None:
+        """Compile as far as the data at hand allows, for the decisions; a model that cannot be compiled gets a note."""
+        if not self.is_float:
+            return
+        try:
+            self.compiled(STAGES[0] if self.example is None else STAGES[-1])
+        except FxQuantError as error:
+            self.notes.append(f"nothing was decided: {error.code} {error.message}")
 
     def _traced(self) -> GraphSnapshot:
         """The graph without a compilation, so that a model which does not compile can be looked at."""
@@ -114,7 +143,7 @@ class Subject:
                 "FXQ115", f"'{self.reference}' is a snapshot, which cannot be compiled", hint="give the model's factory"
             )
         if not self.is_float:
-            return source
+            return cast("CompiledModel", source)
         import fxquant
 
         return fxquant.compile(

@@ -1,4 +1,4 @@
-"""Importing the user's file or module and calling what it names. This runs the user's code: that is what they asked for.
+"""Importing the user's file or module and calling what it names: this runs their code, as they asked.
 
 Whatever goes wrong in it is FXQ117, with their line and the original error as its cause.
 """
@@ -117,10 +117,10 @@ def _running(call: Callable[[], T], told: str, *, where: Location | None = None)
     except (Exception, SystemExit) as error:
         traceback = error.__traceback__
         at = of_traceback(traceback.tb_next if traceback is not None else None)  # the first frame is this one
-        is_syntax = isinstance(error, SyntaxError) and error.filename is not None
-        at = Location(error.filename, error.lineno or 1, "<module>") if is_syntax else at or where
+        if isinstance(error, SyntaxError) and error.filename is not None:
+            at = Location(error.filename, error.lineno or 1, "<module>")
         text = f"{told}: {type(error).__name__}: {str(error)[:_MOST_TEXT]}"
-        raise UsageError("FXQ117", text, where=at, hint=_advice(error)) from error
+        raise UsageError("FXQ117", text, where=at or where, hint=_advice(error)) from error
 
 
 def _advice(error: BaseException) -> str:
@@ -185,4 +185,3 @@ def _defined(path: Path | None) -> Iterable[str]:
                 yield name
             case ast.Assign(targets=[ast.Name(id=name)]) if not name.startswith("_") and not name.isupper():
                 yield name
-
