@@ -92,7 +92,7 @@ def _content(
     if form == "text":
         return f"{found}\n", ()
     if form == "json":
-        return f"{found.to_json()}\n", ()
+        return found.to_json(), ()
     from fxquant.drawing.picture import draw
 
     picture = draw(found, depth=depth, side_by_side=side_by_side, title=title)

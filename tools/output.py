@@ -20,14 +20,14 @@ def check_output(path: str, suffixes: tuple[str, ...]) -> str:
         return ""
     if not path or "\0" in path:
         raise UsageError("FXQ118", f"{path!r} is no path of a file", hint="-o x.svg, or -o - for stdout")
-    suffix = Path(path).suffix.lower().removeprefix(".")
+    target = Path(path)
+    if target.is_dir():
+        raise UsageError("FXQ118", f"'{path}' is a folder", hint=f"name a file in it: {target / f'x.{suffixes[0]}'}")
+    suffix = target.suffix.lower().removeprefix(".")
     if suffix not in suffixes:
         told = f"'{path}' ends in '.{suffix}'" if suffix else f"'{path}' has no suffix"
         hint = did_you_mean(suffix, suffixes) if suffix else f"one of {', '.join(f'.{known}' for known in suffixes)}"
         raise UsageError("FXQ118", f"{told}, which is no format that is written", hint=hint)
-    target = Path(path)
-    if target.is_dir():
-        raise UsageError("FXQ118", f"'{path}' is a folder", hint=f"name a file in it: {target / f'graph.{suffix}'}")
     if not target.parent.is_dir():
         raise UsageError("FXQ118", f"the folder of '{path}' does not exist", hint=f"mkdir -p {target.parent}")
     return suffix

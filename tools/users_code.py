@@ -133,7 +133,7 @@ def _advice(error: BaseException) -> str:
             return "the factory is called without arguments: write a small function that gives them"
         case SystemExit():
             return "keep what a script does under `if __name__ == '__main__':`"
-    return "the fault is in that code: the original error is chained"
+    return "the fault is in that code: call it from Python for the whole traceback"
 
 
 def _attribute(module: ModuleType, reference: Reference) -> Any:
@@ -143,7 +143,7 @@ def _attribute(module: ModuleType, reference: Reference) -> Any:
         owner = found
         found = _running(lambda: getattr(owner, name, _MISSING), f"looking up '{reference}' failed")  # noqa: B023
         if found is _MISSING:
-            hint = did_you_mean(name, [other for other in dir(owner) if not other.startswith("_")])
+            hint = did_you_mean(name, _offered(owner))
             raise UsageError("FXQ117", f"'{reference.place}' defines no '{reference.factory}'", hint=hint)
     return found
 
@@ -185,3 +185,9 @@ def _defined(path: Path | None) -> Iterable[str]:
                 yield name
             case ast.Assign(targets=[ast.Name(id=name)]) if not name.startswith("_") and not name.isupper():
                 yield name
+
+
+def _offered(owner: object) -> list[str]:
+    """Public names that could be meant: no modules."""
+    known = vars(owner) if hasattr(owner, "__dict__") else {}
+    return [name for name in known if not name.startswith("_") and not isinstance(known[name], ModuleType)]

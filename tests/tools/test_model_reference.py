@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fxquant.graphs.snapshot import GraphSnapshot
 from fxquant.program import Stage
 from fxquant.tools.loading import load, load_data
 from fxquant.tools.model_reference import STAGES, Reference, parse
+from fxquant.tools.output import check_output
 from fxquant.tools.users_code import users_code
 
 
@@ -328,3 +331,44 @@ def test_data_that_holds_no_batches_is_refused(loaded, source):
 
 def test_a_snapshot_file_is_no_data():
     assert "is no data" in refusal(lambda: load_data(parse("x.json"), seed=0)).message
+
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+TEXTS = {
+    "FXQ117": lambda net: load(parse(f"{net}:mak"), seed=0),
+    "FXQ117-raises": lambda net: load(parse(f"{net}:fails"), seed=0),
+    "FXQ117-arguments": lambda net: load(parse(f"{net}:wide"), seed=0),
+    "FXQ117-nothing": lambda net: load(parse(f"{net}:gives_none"), seed=0),
+    "FXQ117-factory": lambda net: load(parse(net), seed=0),
+    "FXQ117-pickle": lambda net: parse("net.pt"),
+    "FXQ117-saved": lambda net: parse("net.fxq.safetensors"),
+    "FXQ118": lambda net: check_output("picture.gif", ("svg", "png", "pdf")),
+    "FXQ118-folder": lambda net: check_output("no/such/x.svg", ("svg",)),
+}
+NET = """
+from torch import nn
+
+def make():
+    return nn.ReLU()
+
+def fails():
+    return [][3]
+
+def wide(width):
+    return nn.Linear(width, width)
+
+def gives_none():
+    make()
+"""
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_text_is_the_golden_one(name, tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    with users_code(), pytest.raises(UsageError) as caught:
+        TEXTS[name](str(tmp_path / "net.py"))
+    text = str(caught.value).replace(f"{tmp_path}/", "") + "\n"
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("FXQUANT_REGENERATE"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
