@@ -11,6 +11,7 @@ import click
 from fxquant.tools.model_options import CODE_RUNS, Options, ReferenceType, model_options
 from fxquant.tools.model_reference import STAGES, Reference
 from fxquant.tools.output import STDOUT, check_output, note, put, write
+from fxquant.tools.overlays import OVERLAYS, overlay_of
 
 if TYPE_CHECKING:
     from fxquant.drawing.picture import Picture
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from fxquant.graphs.snapshot import GraphSnapshot
 
 FORMATS = ("svg", "png", "pdf", "dot", "json", "html")
-OVERLAYS = ("none", "sqnr", "latency", "size")
 
 
 @click.command(epilog=CODE_RUNS)
@@ -45,7 +45,6 @@ def graph(
     from fxquant.drawing.picture import draw
     from fxquant.graphs.analysis import analyse
     from fxquant.graphs.remedies import reasons_of
-    from fxquant.tools.overlays import overlay_of
     from fxquant.tools.subject import Subject
 
     subject = Subject(model, options)

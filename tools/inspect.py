@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fxquant.graphs.inspection import InspectRow
     from fxquant.ledger import Row
 
+MOST_WIDTH = 10_000  # columns
 ORDERS = ("graph", "macs", "parameters", "bytes")
 _COLUMNS = {"macs": "macs", "parameters": "parameters", "bytes": "weight_bytes"}
 
@@ -45,9 +46,7 @@ def inspect(model: Reference, stage: str | None, sort: str, as_json: bool, optio
         told = {"title": snapshot.title, "rows": as_dicts(rows), "total": as_dicts([whole])[0]}
         print(json.dumps({**told, "analysis": found.as_dict(), "notes": subject.notes}, indent=2))
         return
-    from fxquant.tools.terminal import console
-
-    console().print(_table(snapshot.title, rows, whole))
+    _print(_table(snapshot.title, rows, whole))
     print(found)
     for text in subject.notes:
         note(text)
@@ -81,5 +80,17 @@ def _table(title: str, rows: tuple[InspectRow, ...], whole: InspectRow) -> Table
     return table
 
 
+def _print(table: Table) -> None:
+    """As wide as a terminal is; in a file or pipe as wide as it takes, a line a node."""
+    from fxquant.tools.terminal import console
+
+    shown = console()
+    if not shown.is_terminal:
+        shown.width = MOST_WIDTH
+        shown.width = shown.measure(table).maximum
+    shown.print(table)
+
+
 def _number(value: int | None) -> str:
-    return "?" if value is None else f"{value:,}"
+    """Nothing for 0, which most nodes have; ? where nobody can tell."""
+    return "?" if value is None else f"{value:,}" if value else ""

@@ -87,7 +87,9 @@ _OPTIONS = (
     ),
     click.option("--target", default="auto", show_default=True, help="x86, onednn, fbgemm, qnnpack or auto."),
     click.option("--strict", "is_strict", is_flag=True, help="A layer that would stay float is an error."),
-    click.option("--seed", default=0, show_default=True, help="Seed of the factory's and of random numbers."),
+    click.option(
+        "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default="0", help="Of the factory and random data."
+    ),
 )
 
 

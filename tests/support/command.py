@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+from fxquant.tools.cli import run
+from fxquant.tools.terminal import prepare_streams
 
 SOURCE = """
 import torch
@@ -63,6 +68,11 @@ class Tokens(nn.Module):
         return self.head(self.words(ids))
 
 
+class Island(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(3, 3), nn.LogSoftmax(-1), nn.Linear(3, 2))
+
+
 class Untraceable(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
@@ -79,6 +89,16 @@ def write_source(folder: Path) -> str:
     path = folder / "nets.py"
     path.write_text(SOURCE, encoding="utf-8")
     return str(path)
+
+
+def run_in_ascii(*arguments: str) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr) of a verb on a terminal that can show ASCII only."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+    with redirect_stdout(out), redirect_stderr(err):
+        prepare_streams()
+        status = run(arguments)
+        err.flush()
+    return status, *(stream.buffer.getvalue().decode("ascii") for stream in (out, err))
 
 
 def fxquant(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fxquant.tools.cli import run
-from support.command import fxquant_into_closed_pipe, write_source
+from support.command import write_source
 
 
 @pytest.fixture
@@ -91,7 +91,3 @@ def test_a_wrong_input_is_its_code_on_stderr(nets, capsys, arguments, code, stat
 def test_wrong_data_is_refused_by_its_name(nets, capsys):
     assert run(["compile", f"{nets}:make", "--data", f"{nets}:batch"]) == 2
     assert "did you mean 'batches'?" in capsys.readouterr().err
-
-
-def test_a_closed_pipe_is_quiet_and_no_failure(nets):
-    assert fxquant_into_closed_pipe("compile", f"{nets}:make", "--data", f"{nets}:batches") == (0, b"")
