@@ -47,7 +47,7 @@ def compile_(model: Reference, report: str | None, as_json: bool, options: Optio
         from fxquant.reporting.report import write_report
 
         with replacing(report) as scratch:
-            write_report(compiled, scratch, model=subject.model)
+            write_report(compiled, scratch, model=subject.model, inputs=subject.inputs)
     if as_json:
         print(json.dumps(_facts(compiled, sizes, report, subject.notes), indent=2))
         return

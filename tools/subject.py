@@ -59,6 +59,12 @@ class Subject:
             return random_call(self.options.inputs, seed=self.options.seed)
         return self._loaded.example
 
+    @property
+    def inputs(self) -> Any:
+        """The example as `measure` and the report take it: a tuple of arguments, or a dict of keywords; None."""
+        call = self.example
+        return None if call is None else call.kwargs or call.args
+
     @cached_property
     def data(self) -> Any:
         """What --data names; None without it."""

@@ -99,7 +99,7 @@ def test_islands_are_told_with_their_reason(nets, tmp_path, capsys):
     assert "1 float island inside quantized regions" in told and "FXQ208" in told
 
 
-@pytest.mark.parametrize(("overlay", "unit"), [("sqnr", " dB"), ("latency", " µs"), ("size", " B")])
+@pytest.mark.parametrize(("overlay", "unit"), [("sqnr", " dB"), ("latency", " ms"), ("size", " B")])
 @pytest.mark.parametrize("stage", ["traced", "lowered"])
 def test_an_overlay_is_drawn_with_its_unit(nets, capsys, overlay, unit, stage):
     assert run(["graph", f"{nets}:pair", "--stage", stage, "--overlay", overlay]) == 0
