@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fxquant.errors import UsageError
+from fxquant.tools.drawn import file_of
 from fxquant.tools.model_options import CODE_RUNS, Options, ReferenceType, model_options
 from fxquant.tools.model_reference import STAGES, Reference
 from fxquant.tools.output import STDOUT, check_output, note, put, write
@@ -28,7 +29,7 @@ DIFFERENT = 1  # the exit status, as diff's
 @click.option("-o", "--output", default=STDOUT, help="File to write. By default stdout.")
 @click.option("--depth", type=click.IntRange(0), help="Collapse modules that are nested deeper.")
 @click.option("--side-by-side", is_flag=True, help="Draw both graphs, not one of both.")
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, also beside a file of -o.")
 @model_options
 def diff(
     before: Reference,
@@ -42,20 +43,22 @@ def diff(
 ) -> None:
     """Show what differs between two graphs; exit 1 when they do."""
     suffix = check_output(output, SUFFIXES)
-    form = form or ("json" if as_json else _form_of(suffix))
+    form = form or ("json" if as_json and output == STDOUT else _form_of(suffix))
     if form in ("png", "pdf") and output == STDOUT:
         raise UsageError("FXQ118", f"a {form} is nothing for the terminal", hint=f"-o x.{form}")
     from fxquant.graphs.diffing import diff as difference
 
     left, right, notes = _snapshots(before, after, options)
     found = difference(left, right)
-    told, more = _content(form, found, f"{before} → {after}", depth, side_by_side)
+    told, more = _content(form, found, f"{before} → {after}", output, depth=depth, side_by_side=side_by_side)
     if output == STDOUT:
         put(told)
     else:
         write(output, told)
         counts = ", ".join(f"{count} {change}" for change, count in found.counts.items() if count)
         print(f"{counts or 'nothing to compare'} → {output}", file=sys.stderr)
+        if as_json:
+            put(found.to_json())
     for text in (*notes, *more):
         note(text)
     if not found.is_empty:
@@ -86,7 +89,7 @@ def _rank(stage: str) -> int:
 
 
 def _content(
-    form: str, found: GraphDiff, title: str, depth: int | None, side_by_side: bool
+    form: str, found: GraphDiff, title: str, output: str, *, depth: int | None, side_by_side: bool
 ) -> tuple[str | bytes, tuple[str, ...]]:
     """What a format shows, and what there is to say of it."""
     if form == "text":
@@ -96,8 +99,4 @@ def _content(
     from fxquant.drawing.picture import draw
 
     picture = draw(found, depth=depth, side_by_side=side_by_side, title=title)
-    if form == "html":
-        from fxquant.tools.page import page
-
-        return page(title, picture.svg(), (str(found),)).encode(), picture.notes
-    return picture.dot if form == "dot" else picture.render(form), picture.notes
+    return file_of(picture, form, output, title=title, texts=(str(found),)), picture.notes

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fxquant.tools.drawn import file_of
 from fxquant.tools.model_options import CODE_RUNS, Options, ReferenceType, model_options
 from fxquant.tools.model_reference import STAGES, Reference
 from fxquant.tools.output import STDOUT, check_output, note, put, write
 from fxquant.tools.overlays import OVERLAYS, overlay_of
 
 if TYPE_CHECKING:
-    from fxquant.drawing.picture import Picture
-    from fxquant.graphs.analysis import Analysis
     from fxquant.graphs.snapshot import GraphSnapshot
 
 FORMATS = ("svg", "png", "pdf", "dot", "json", "html")
@@ -42,53 +41,38 @@ def graph(
 ) -> None:
     """Draw a model's graph at any stage, and list its float islands."""
     form = check_output(output, FORMATS) or "dot"
-    from fxquant.drawing.picture import draw
     from fxquant.graphs.analysis import analyse
     from fxquant.graphs.remedies import reasons_of
     from fxquant.tools.subject import Subject
 
     subject = Subject(model, options)
     snapshot = subject.snapshot(stage or model.stage)
-    picture = draw(snapshot, depth=depth, overlay=overlay_of(overlay, subject, snapshot), constants=constants)
     found = analyse(snapshot, reasons_of(subject.ledger), like=subject.like)
-    notes = (*subject.notes, *picture.notes)
+    drawn: tuple[str, ...] = ()
+    if form == "json":
+        content: str | bytes = snapshot.to_json() + "\n"
+    else:
+        from fxquant.drawing.picture import draw
+
+        picture = draw(snapshot, depth=depth, overlay=overlay_of(overlay, subject, snapshot), constants=constants)
+        content = file_of(picture, form, output, title=snapshot.title or "graph", texts=(str(found),))
+        drawn = picture.notes
+    notes = [*subject.notes, *drawn]
     if output != STDOUT:
-        write(output, content(form, picture, snapshot, str(found)))
+        write(output, content)
     elif not as_json:
-        put(picture.dot)
+        put(content)
     if as_json:
-        print(json.dumps(_facts(snapshot, picture, found, notes, output), indent=2))
+        written = {"output": None, "dot": content} if output == STDOUT else {"output": output}
+        counts = {"title": snapshot.title, "nodes": len(snapshot), "edges": len(snapshot.edges)}
+        print(json.dumps({**written, **counts, "analysis": found.as_dict(), "notes": notes}, indent=2))
         return
     print(found, file=sys.stderr if output == STDOUT else sys.stdout)
     _tell(snapshot, output, notes)
 
 
-def _facts(
-    snapshot: GraphSnapshot, picture: Picture, found: Analysis, notes: tuple[str, ...], output: str
-) -> dict[str, object]:
-    """What --json prints: the DOT text too, where it went nowhere else."""
-    drawn: dict[str, object] = {"output": None, "dot": picture.dot} if output == STDOUT else {"output": output}
-    counts = {"title": snapshot.title, "nodes": len(snapshot), "edges": len(snapshot.edges)}
-    return {**drawn, **counts, "analysis": found.as_dict(), "notes": list(notes)}
-
-
-def _tell(snapshot: GraphSnapshot, output: str, notes: tuple[str, ...]) -> None:
+def _tell(snapshot: GraphSnapshot, output: str, notes: list[str]) -> None:
     to = "" if output == STDOUT else f" → {output}"
     print(f"{snapshot.title or 'graph'}: {len(snapshot)} nodes, {len(snapshot.edges)} edges{to}", file=sys.stderr)
     for text in notes:
         note(text)
-
-
-def content(form: str, picture: Picture, snapshot: GraphSnapshot, analysis: str) -> str | bytes:
-    """The file of a form."""
-    match form:
-        case "json":
-            return snapshot.to_json() + "\n"
-        case "dot":
-            return picture.dot
-        case "html":
-            from fxquant.tools.page import page
-
-            return page(snapshot.title or "graph", picture.svg(), (analysis,))
-        case _:
-            return picture.render(form)

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EACCES
 from pathlib import Path
 
 from fxquant.errors import UsageError, did_you_mean
@@ -30,6 +29,11 @@ def check_output(path: str, suffixes: tuple[str, ...]) -> str:
         raise UsageError("FXQ118", f"{told}, which is no format that is written", hint=hint)
     if not target.parent.is_dir():
         raise UsageError("FXQ118", f"the folder of '{path}' does not exist", hint=f"mkdir -p {target.parent}")
+    locked = next(
+        (place for place in (target, target.parent) if place.exists() and not os.access(place, os.W_OK)), None
+    )
+    if locked is not None:
+        raise UsageError("FXQ118", f"'{path}' cannot be written: '{locked}' is read-only", hint="name another place")
     return suffix
 
 
@@ -49,8 +53,6 @@ def replacing(path: str) -> Iterator[str]:
         if target.exists() and not target.is_file():  # a pipe or a device such as /dev/null: nothing to replace
             yield str(target)
             return
-        if target.exists() and not os.access(target, os.W_OK):
-            raise PermissionError(EACCES, "it is read-only")
         yield str(scratch)
         os.replace(scratch, target)
     except OSError as error:

@@ -67,6 +67,14 @@ def test_strict_is_an_error_with_its_own_status(nets, capsys):
     assert capsys.readouterr().err.startswith("FXQ208 module '1' (LogSoftmax) stays float")
 
 
+def test_a_report_is_written_whole(nets, tmp_path, capsys):
+    path = tmp_path / "r.html"
+    assert run(["compile", f"{nets}:make", "--data", f"{nets}:batches", "--report", str(path)]) == 0
+    assert path.read_text().startswith("<!DOCTYPE html>") or path.read_text().startswith("<!doctype html>")
+    assert capsys.readouterr().err == f"report → {path}\n"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["nets.py", "r.html"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "status"),
     [

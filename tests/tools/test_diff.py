@@ -77,6 +77,12 @@ def test_the_json_is_the_diffs(files, capsys, flags):
     assert json.loads(capsys.readouterr().out)["entries"]
 
 
+def test_json_is_printed_beside_a_file(files, tmp_path, capsys):
+    assert run(["diff", *files, "--json", "-o", f"{tmp_path}/d.svg"]) == 1
+    assert json.loads(capsys.readouterr().out)["entries"]
+    assert (tmp_path / "d.svg").read_bytes().startswith(b"<")
+
+
 def test_files_are_compared_without_torch(files):
     import subprocess
     import sys

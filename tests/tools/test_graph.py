@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fxquant.errors import RendererMissingError
 from fxquant.tools.cli import run
 from fxquant.tools.graph import FORMATS
 from fxquant.tools.model_reference import STAGES
@@ -187,3 +188,19 @@ def test_an_interrupt_in_the_factory_is_status_130(tmp_path):
     (tmp_path / "n.py").write_text("import os, signal\ndef make(): os.kill(os.getpid(), signal.SIGINT)\n")
     found = fxquant("graph", f"{tmp_path}/n.py:make")
     assert (found.returncode, found.stdout, found.stderr) == (130, b"", b"interrupted\n")
+
+
+@pytest.mark.parametrize("form", ["svg", "html"])
+def test_without_a_renderer_the_dot_text_is_kept(nets, tmp_path, capsys, monkeypatch, form):
+    from fxquant.drawing import picture
+
+    def refuse(*_):
+        raise RendererMissingError("FXQ701", "no renderer is installed")
+
+    monkeypatch.setattr(picture.Picture, "render", refuse)
+    monkeypatch.setattr(picture.Picture, "svg", refuse)
+    assert run(["graph", f"{nets}:make", "-o", f"{tmp_path}/g.{form}"]) == 8
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"note: the DOT text is kept in {tmp_path}/g.{form}.dot\nFXQ701")
+    assert (tmp_path / f"g.{form}.dot").read_text().startswith("digraph")
+    assert not (tmp_path / f"g.{form}").exists()

@@ -84,12 +84,12 @@ def test_an_error_of_the_writer_leaves_the_old_file_and_no_other(tmp_path):
     assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["x.svg"]
 
 
-def test_a_read_only_file_is_refused(tmp_path, monkeypatch):
-    path = tmp_path / "x.svg"
-    path.write_text("old")
-    monkeypatch.setattr(output.os, "access", lambda *_: False)  # root may write anything
-    assert "it is read-only" in refused(lambda: write(str(path), "new"))
-    assert path.read_text() == "old"
+@pytest.mark.parametrize("locked", ["x.svg", "."])
+def test_a_read_only_file_or_folder_is_refused(tmp_path, monkeypatch, locked):
+    (tmp_path / "x.svg").write_text("old")
+    monkeypatch.setattr(output.os, "access", lambda path, _: path != tmp_path / locked)  # root may write anything
+    told = refused(lambda: check_output(str(tmp_path / "x.svg"), SUFFIXES))
+    assert f"'{tmp_path / locked}' is read-only" in told
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="devices and links are POSIX's")
