@@ -14,7 +14,6 @@ from fxquant.tools.model_reference import STAGES, Reference
 from fxquant.tools.output import STDOUT, check_output, note, put, write
 
 if TYPE_CHECKING:
-    from fxquant.graphs.diffing import GraphDiff
     from fxquant.graphs.snapshot import GraphSnapshot
 
 FORMATS = ("text", "svg", "dot", "json", "html", "png", "pdf")
@@ -50,16 +49,26 @@ def diff(
 
     left, right, notes = _snapshots(before, after, options)
     found = difference(left, right)
-    told, more = _content(form, found, f"{before} → {after}", output, depth=depth, side_by_side=side_by_side)
-    if output == STDOUT:
-        put(told)
+    drawn: tuple[str, ...] = ()
+    if form == "text":
+        content: str | bytes = f"{found}\n"
+    elif form == "json":
+        content = found.to_json()
     else:
-        write(output, told)
+        from fxquant.drawing.picture import draw
+
+        title = f"{before} → {after}"
+        picture = draw((left, right, found), depth=depth, side_by_side=side_by_side, title=title)
+        content, drawn = file_of(picture, form, output, title=title, texts=(str(found),)), picture.notes
+    if output == STDOUT:
+        put(content)
+    else:
+        write(output, content)
         counts = ", ".join(f"{count} {change}" for change, count in found.counts.items() if count)
         print(f"{counts or 'nothing to compare'} → {output}", file=sys.stderr)
         if as_json:
             put(found.to_json())
-    for text in (*notes, *more):
+    for text in (*notes, *drawn):
         note(text)
     if not found.is_empty:
         raise click.exceptions.Exit(DIFFERENT)
@@ -86,17 +95,3 @@ def _snapshots(before: Reference, after: Reference, options: Options) -> tuple[G
 
 def _rank(stage: str) -> int:
     return STAGES.index(stage) if stage else 0
-
-
-def _content(
-    form: str, found: GraphDiff, title: str, output: str, *, depth: int | None, side_by_side: bool
-) -> tuple[str | bytes, tuple[str, ...]]:
-    """What a format shows, and what there is to say of it."""
-    if form == "text":
-        return f"{found}\n", ()
-    if form == "json":
-        return found.to_json(), ()
-    from fxquant.drawing.picture import draw
-
-    picture = draw(found, depth=depth, side_by_side=side_by_side, title=title)
-    return file_of(picture, form, output, title=title, texts=(str(found),)), picture.notes

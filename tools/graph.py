@@ -15,6 +15,7 @@ from fxquant.tools.output import STDOUT, check_output, note, put, write
 from fxquant.tools.overlays import OVERLAYS, overlay_of
 
 if TYPE_CHECKING:
+    from fxquant.graphs.analysis import Analysis
     from fxquant.graphs.snapshot import GraphSnapshot
 
 FORMATS = ("svg", "png", "pdf", "dot", "json", "html")
@@ -54,7 +55,13 @@ def graph(
     else:
         from fxquant.drawing.picture import draw
 
-        picture = draw(snapshot, depth=depth, overlay=overlay_of(overlay, subject, snapshot), constants=constants)
+        picture = draw(
+            snapshot,
+            depth=depth,
+            overlay=overlay_of(overlay, subject, snapshot),
+            constants=constants,
+            islands=_outlined(found),
+        )
         content = file_of(picture, form, output, title=snapshot.title or "graph", texts=(str(found),))
         drawn = picture.notes
     notes = [*subject.notes, *drawn]
@@ -69,6 +76,12 @@ def graph(
         return
     print(found, file=sys.stderr if output == STDOUT else sys.stdout)
     _tell(snapshot, output, notes)
+
+
+def _outlined(found: Analysis) -> list[tuple[str, tuple[str, ...]]]:
+    """The islands, as the legend names them."""
+    counted = [(len(island.dequantizes), len(island.quantizes), island.nodes) for island in found.islands]
+    return [(f"float island: {before} dequantize, {after} quantize", nodes) for before, after, nodes in counted]
 
 
 def _tell(snapshot: GraphSnapshot, output: str, notes: list[str]) -> None:
