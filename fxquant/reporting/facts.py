@@ -99,9 +99,7 @@ def tiles(facts: Facts, measured: Measurements | None) -> tuple[Tile, ...]:
     ratio = "" if facts.ratio is None else _ratio(facts.ratio)
     rows = "not measured" if measured is None else f"against the float model, {_rows(measured.rows)}"
     return (
-        Tile(
-            "Layers in int8", f"{on_codes} / {facts.computing}", f"{facts.count(Kind.ABSORBED)} more folded or removed"
-        ),
+        Tile("Layers in int8", f"{on_codes} / {facts.computing}", f"{absorbed} more folded or removed"),
         Tile("Work in int8", _percent(facts.int8_macs / facts.macs) if facts.macs else "–", f"of {_macs(facts)}"),
         Tile("Weights", f"{size(facts.float_bytes)} → {size(facts.compiled_bytes)}", ratio),
         Tile("Output SQNR", "–" if measured is None else decibels(measured.output_sqnr_db), rows),

@@ -34,7 +34,7 @@ class Figure:
 
 
 def figure_of(subject: Any, draw: Draw, *, id: str, title: str, depth: int | None = None) -> Figure:
-    """The subject drawn; where the renderer is missing, fails or hangs, the reason and the DOT text. It never raises."""
+    """The subject drawn; where the renderer is missing, fails or hangs, why, and the DOT text. Never raises."""
     dot, notes = "", tuple[str, ...]()
     try:
         picture = draw(subject, depth=depth)

@@ -7,93 +7,18 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup, escape
 
-_ELEMENTS = frozenset(
-    [
-        "svg",
-        "g",
-        "path",
-        "polygon",
-        "polyline",
-        "ellipse",
-        "circle",
-        "rect",
-        "line",
-        "text",
-        "tspan",
-        "title",
-        "desc",
-        "defs",
-        "linearGradient",
-        "radialGradient",
-        "stop",
-        "clipPath",
-        "marker",
-        "pattern",
-    ]
-)
-_ATTRIBUTES = frozenset(
-    [
-        "id",
-        "class",
-        "viewBox",
-        "transform",
-        "d",
-        "points",
-        "x",
-        "y",
-        "x1",
-        "y1",
-        "x2",
-        "y2",
-        "cx",
-        "cy",
-        "r",
-        "rx",
-        "ry",
-        "dx",
-        "dy",
-        "width",
-        "height",
-        "fill",
-        "fill-opacity",
-        "fill-",
-        "rule",
-        "stroke",
-        "stroke-width",
-        "stroke-opacity",
-        "stroke-dasharray",
-        "stroke-linecap",
-        "stroke-linejoin",
-        "stroke-miterlimit",
-        "opacity",
-        "text-anchor",
-        "text-decoration",
-        "font-family",
-        "font-size",
-        "font-weight",
-        "font-style",
-        "textLength",
-        "lengthAdjust",
-        "dominant-baseline",
-        "baseline-shift",
-        "offset",
-        "stop-color",
-        "stop-opacity",
-        "gradientUnits",
-        "gradientTransform",
-        "spreadMethod",
-        "clip-path",
-        "markerWidth",
-        "markerHeight",
-        "refX",
-        "refY",
-        "orient",
-        "marker-end",
-        "marker-start",
-        "patternUnits",
-        "preserveAspectRatio",
-    ]
-)
+_DRAWING = """
+    svg g path polygon polyline ellipse circle rect line text tspan title desc defs linearGradient radialGradient
+    stop clipPath marker pattern
+"""
+_LOOKS = """
+    id class viewBox transform d points x y x1 y1 x2 y2 cx cy r rx ry dx dy width height fill fill-opacity fill-rule
+    stroke stroke-width stroke-opacity stroke-dasharray stroke-linecap stroke-linejoin stroke-miterlimit opacity
+    text-anchor text-decoration font-family font-size font-weight font-style textLength lengthAdjust dominant-
+    baseline baseline-shift offset stop-color stop-opacity gradientUnits gradientTransform spreadMethod clip-path
+    markerWidth markerHeight refX refY orient marker-end marker-start patternUnits preserveAspectRatio
+"""
+_ELEMENTS, _ATTRIBUTES = frozenset(_DRAWING.split()), frozenset(_LOOKS.split())
 _LOCAL = re.compile(r"url\(#([\w.:-]+)\)")
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 

@@ -136,7 +136,7 @@ def _about_graphs(compiled: CompiledModel, draw: Draw) -> dict[str, Any]:
         "stages": list(snapshots),
         "diffs": diffs,
         "chosen": chosen,
-        "diff_figures": {figure.id.removeprefix("diff-"): figure for figure in _drawn(compiled, diffs, draw)},
+        "diff_figures": {figure.id.removeprefix("diff-"): figure for figure in _drawn(diffs, draw)},
         "undrawn": _command,
         "final_figure": figure_of(snapshots[last], draw, id="final", title=f"The {last} graph"),
         "analysis": str(_analysed(compiled, snapshots[last], snapshots["traced"])),
@@ -147,11 +147,11 @@ def _analysed(compiled: CompiledModel, last: GraphSnapshot, traced: GraphSnapsho
     return str(analyse(last, reasons_of(compiled.ledger), like=traced))
 
 
-def _drawn(compiled: CompiledModel, diffs: tuple[StageDiff, ...], draw: Draw) -> Iterator[Figure]:
+def _drawn(diffs: tuple[StageDiff, ...], draw: Draw) -> Iterator[Figure]:
     for pair in diffs:
         if (pair.before, pair.after) in DRAWN and not pair.is_empty:
             title = f"{pair.before} → {pair.after}"
-            yield figure_of(compiled.diff(pair.before, pair.after), draw, id=f"diff-{pair.id}", title=title)
+            yield figure_of(pair.graph, draw, id=f"diff-{pair.id}", title=title)
 
 
 def _command(pair: StageDiff) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fxquant.graphs.snapshot import GraphSnapshot
     from fxquant.model import CompiledModel
 
-MOST_ROWS = 3000  # entries that the page lists over all pairs; a table beyond its share says how many are left out
+MOST_ROWS = 9000  # entries listed over all pairs; a table beyond its share of them says how many are left out
 _MARKS = {"unchanged": " ", "inserted": "+", "removed": "−"}
 
 
@@ -40,6 +40,7 @@ class StageDiff:
     counts: tuple[tuple[str, int], ...]  # (change, how many), those that occur
     rows: tuple[DiffRow, ...]
     left_out: int
+    graph: GraphDiff  # for its picture
 
     @property
     def id(self) -> str:
@@ -68,7 +69,7 @@ def diffs_of(snapshots: dict[str, GraphSnapshot]) -> tuple[StageDiff, ...]:
 def _of(before: str, after: str, found: GraphDiff, most: int) -> StageDiff:
     changed = [entry for entry in found if entry.change is not Change.UNCHANGED]
     counts = tuple((str(change), count) for change, count in found.counts.items() if count)
-    return StageDiff(before, after, counts, tuple(_rows(changed[:most])), max(0, len(changed) - most))
+    return StageDiff(before, after, counts, tuple(_rows(changed[:most])), max(0, len(changed) - most), found)
 
 
 def _rows(entries: Sequence[Entry]) -> Iterator[DiffRow]:
