@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from fxquant.compiler import compile, default_pipeline
     from fxquant.custom import CustomModule
     from fxquant.errors import FxQuantError, FxQuantWarning
-    from fxquant.graphs.diffing import GraphDiff
+    from fxquant.graphs.diffing import GraphDiff, diff
     from fxquant.graphs.snapping import snapshot
     from fxquant.graphs.snapshot import GraphSnapshot
     from fxquant.ledger import Ledger, Row
+    from fxquant.measuring import Measurements, measure
     from fxquant.model import CompiledModel
     from fxquant.numerics import sqnr_db
     from fxquant.pipeline import Pass, Pipeline
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "compile": "fxquant.compiler",
     "default_pipeline": "fxquant.compiler",
+    "diff": "fxquant.graphs.diffing",
     "CompiledModel": "fxquant.model",
     "CustomModule": "fxquant.custom",
     "Decision": "fxquant.plan",
@@ -35,6 +37,7 @@ _HOMES = {
     "GraphDiff": "fxquant.graphs.diffing",
     "GraphSnapshot": "fxquant.graphs.snapshot",
     "Ledger": "fxquant.ledger",
+    "Measurements": "fxquant.measuring",
     "Mode": "fxquant.plan",
     "Pass": "fxquant.pipeline",
     "Pipeline": "fxquant.pipeline",
@@ -42,6 +45,7 @@ _HOMES = {
     "QuantPlan": "fxquant.plan",
     "Row": "fxquant.ledger",
     "Stage": "fxquant.program",
+    "measure": "fxquant.measuring",
     "snapshot": "fxquant.graphs.snapping",
     "sqnr_db": "fxquant.numerics",
 }
@@ -55,6 +59,7 @@ __all__ = [
     "GraphDiff",
     "GraphSnapshot",
     "Ledger",
+    "Measurements",
     "Mode",
     "Pass",
     "Pipeline",
@@ -64,6 +69,8 @@ __all__ = [
     "Stage",
     "compile",
     "default_pipeline",
+    "diff",
+    "measure",
     "snapshot",
     "sqnr_db",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -26,10 +26,9 @@ from fxquant.policy import read_policy
 from fxquant.program import Program
 from fxquant.registry import make
 from fxquant.request import CaptureRequest
-from fxquant.sandbox import untouched_world
+from fxquant.sandbox import one_compilation
+from fxquant.source import Source
 from fxquant.torch_ao import engine
-
-_LOCK = threading.RLock()  # torch's engine, RNG and symbolic tracer are process-global
 
 
 def default_pipeline(**options: Any) -> Pipeline:
@@ -154,7 +153,8 @@ def compile(
             },
             lower_native={"strict": strict},
         )
-        compiled = _run(pipeline, program, ledger, observers, guard_inputs=guard_inputs)
+        source = Source(weakref.ref(float_model), before, concrete_args, (*leaf_modules, *kinds))
+        compiled = _run(pipeline, program, ledger, observers, source, guard_inputs=guard_inputs)
         if preflight.fingerprint(float_model) != before:
             raise ContractError(
                 "FXQ405",
@@ -177,8 +177,8 @@ def _captured(request: CaptureRequest, ledger: Ledger, *, is_batch: bool) -> Pro
 
 @contextmanager
 def _compiler(engine_name: str) -> Iterator[None]:
-    """One compilation at a time, in a world that is put back as it was."""
-    with _LOCK, untouched_world(), engine(engine_name), torch.no_grad():
+    """One compilation at a time, with its engine."""
+    with one_compilation(), engine(engine_name):
         yield
 
 
@@ -226,7 +226,13 @@ def _filled(step: Pass, options: Mapping[str, Any]) -> Pass:
 
 
 def _run(
-    pipeline: Pipeline, program: Program, ledger: Ledger, observers: Sequence[Observer], *, guard_inputs: bool
+    pipeline: Pipeline,
+    program: Program,
+    ledger: Ledger,
+    observers: Sequence[Observer],
+    source: Source,
+    *,
+    guard_inputs: bool,
 ) -> CompiledModel:
     """Run it all, or up to calibration when there are observers and no data: the model's calls are its data then."""
     pipeline.check(program.stage)
@@ -245,4 +251,4 @@ def _run(
         with after(records):
             program, more = finish(program, ledger, 0)
         records = (*records, *more)
-    return CompiledModel(program, ledger, records, finish, guard_inputs=guard_inputs)
+    return CompiledModel(program, ledger, records, finish, source, guard_inputs=guard_inputs)

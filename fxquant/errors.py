@@ -137,6 +137,10 @@ class DegenerateRangeError(CalibrationError):
     """A range that overflows float32."""
 
 
+class UnmeasurableError(CalibrationError):
+    """There is nothing to compare the compiled model with."""
+
+
 class PassError(FxQuantError):
     """FXQ4xx: a pass broke its promise."""
 

@@ -18,6 +18,7 @@ from fxquant.pipeline import PassRecord, after
 from fxquant.plan import QuantPlan
 from fxquant.program import Program, Stage
 from fxquant.sizes import size_bytes
+from fxquant.source import Source
 
 if TYPE_CHECKING:
     from fxquant.graphs.diffing import GraphDiff
@@ -40,13 +41,15 @@ class CompiledModel(nn.Module):
         ledger: Ledger,
         history: tuple[PassRecord, ...],
         finish: Finish,
+        source: Source,
         *,
         guard_inputs: bool = False,
     ) -> None:
         super().__init__()
         self.training = False
         self.guard_inputs = guard_inputs
-        self._program, self._ledger, self._history, self._finish = program, ledger, history, finish
+        self._program, self._ledger, self._history = program, ledger, history
+        self._finish, self._source = finish, source
         self._fed = Observing(program, ledger)
 
     @property
@@ -134,6 +137,18 @@ class CompiledModel(nn.Module):
         reached = [record.after for record in self._history if record.stage <= wanted]
         return self._history[0].before if wanted is Stage.TRACED or not reached else reached[-1]
 
+    def trace_float(self, model: nn.Module | None = None) -> Program:
+        """The float graph that this one came from, to compare with: of `model`, else of the model that was compiled.
+
+        FXQ313 when that model is gone or was changed since.
+        """
+        return self._source.trace(self._program, model)
+
+    @property
+    def program(self) -> Program:
+        """The program as far as it has come."""
+        return self._program
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Plain tensors of the canonical graph: int8 codes, scales, zero points, and what stayed float."""
         source = self.canonical if self.stage >= Stage.CONVERTED else self._program.graph_module
@@ -162,7 +177,7 @@ class CompiledModel(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
         """A copy with weights, ledger and observers of its own."""
         made = type(self).__new__(type(self))
-        frozen = (self._program.signature, self._program.plan, *self._history)  # never changed: shared
+        frozen = (self._program.signature, self._program.plan, self._source, *self._history)  # never changed: shared
         memo |= {id(self): made, **{id(shared): shared for shared in frozen}}
         made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
         type(made.graph_module).__name__ = type(self.graph_module).__name__  # fx forgets it

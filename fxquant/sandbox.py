@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+_LOCK = threading.RLock()  # torch's engine, RNG and symbolic tracer are process-global
+
+
+@contextmanager
+def one_compilation() -> Iterator[None]:
+    """One thread at a time, without gradients, in a world that is put back as it was."""
+    with _LOCK, untouched_world(), torch.no_grad():
+        yield
 
 
 @contextmanager

@@ -98,6 +98,14 @@ class Signature:
             item.value if isinstance(item, Constant) else results[item] for item in self.outputs
         )
 
+    def call(self, leaves: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call whose `leaves` these are: (args, kwargs)."""
+        supply = iter(leaves)
+        bound = self.parameters.bind_partial()
+        values = (next(supply) if isinstance(leaf, Leaf) else leaf.value for leaf in self.inputs)
+        bound.arguments.update(self.structure.unflatten(values))
+        return bound.args, bound.kwargs
+
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], list[str], Structure]:
         return flatten_arguments(bind(self.parameters, args, kwargs, self.fixed))
 

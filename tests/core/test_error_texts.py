@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import fxquant
 from fxquant import targets, torch_ao
 from fxquant.errors import FxQuantError
+from fxquant.graphs.patching import Patch
 from fxquant.passes import _packing
 from fxquant.pipeline import Pass
 
@@ -123,6 +124,8 @@ def _without_qnnpack(patch):
 
 
 SCENARIOS = {
+    "FXQ115": lambda patch: fxquant.snapshot({"a": 1}),
+    "FXQ115-stage": lambda patch: fxquant.snapshot(Net().eval(), stage="converted"),
     "FXQ301": lambda patch: compiled([]),
     "FXQ301-convert": lambda patch: compiled(None).convert(),
     "FXQ302": _nan,
@@ -133,6 +136,7 @@ SCENARIOS = {
     "FXQ304-name": lambda patch: compiled([{"y": GOOD}]),
     "FXQ305": lambda patch: compiled(GOOD * 3e38, policy=MINMAX),
     "FXQ312": lambda patch: compiled(_raising()),
+    "FXQ313": lambda patch: fxquant.measure(compiled()),
     "FXQ401": lambda patch: compiled(passes=["select-qconfigs", "convert"]),
     "FXQ401-train": lambda patch: compiled().train(),
     "FXQ402": lambda patch: fxquant.default_pipeline().without("fold"),
@@ -147,6 +151,9 @@ SCENARIOS = {
     "FXQ504": _refused,
     "FXQ505": _wrong,
     "FXQ610": lambda patch: compiled().__reduce_ex__(4),
+    "FXQ621": lambda patch: Patch.from_json("[]"),
+    "FXQ621-graph": lambda patch: fxquant.diff(Net().eval(), Net().eval()).patch.apply(fxquant.GraphSnapshot(())),
+    "FXQ620": lambda patch: fxquant.GraphSnapshot.from_json('{"nodes":[]}'),
 }
 
 

@@ -28,6 +28,7 @@ from support.small import AGREE, BETTER, SMALL, VECTOR
 
 SOUND = [name for name in ENGINES if not (name == "onednn" and has_saturation_risk(name, isa()))]
 SATURATES = "onednn" in ENGINES and has_saturation_risk("onednn", isa())
+ONEDNN_ERRS = {"conv_transpose", "conv_transpose1d"}  # torch 2.13: where channels in ≠ out; x86 takes it with VNNI
 QNNPACK_ROUNDS = {"avg_pool"}  # qnnpack's own kernel rounds as the canonical graph does, raw FX's the other way
 
 
@@ -50,10 +51,18 @@ def assert_rows_are_complete(model):
 @pytest.mark.parametrize("name", AGREE)
 def test_it_is_bit_equal_with_raw_fx(name, target):
     case = AGREE[name]
+    if name in ONEDNN_ERRS and target == "onednn":
+        with pytest.raises(AssertionError, match="Per channel weight observer is not supported yet"):
+            raw(case, target)
+        return
     ours, theirs = cached(name, target), raw(case, target)
     rows = [row for row in ours.ledger.layers if row.code in ("FXQ504", "FXQ505")]
-    assert not rows, "an engine that is sound here agrees with the canonical graph"
     inputs = case.inputs(7, 16)
+    if name in ONEDNN_ERRS and quality_db(case, theirs, target) < 20:
+        assert [row.code for row in rows] == ["FXQ505"]
+        assert quality_db(case, ours, target) > 25
+        return
+    assert not rows, "an engine that is sound here agrees with the canonical graph"
     if target == "qnnpack" and name in QNNPACK_ROUNDS:
         torch.testing.assert_close(run(ours, target, *inputs), run(theirs, target, *inputs), rtol=0.02, atol=0.05)
         return
@@ -175,10 +184,10 @@ def test_a_tanh_uses_all_8_bits_and_the_linear_after_it_is_right_all_the_same():
 
 @pytest.mark.parametrize("name", AGREE)
 def test_two_batches_agree_to_within_one_code_layer_by_layer(name):
-    case = AGREE[name]
-    model = cached(name, "x86")
-    lowered = NativeGraph(model.canonical, "x86", {}).build()
-    with torch_ao.engine("x86"), torch_ao.quiet():
+    case, target = AGREE[name], "fbgemm" if name in ONEDNN_ERRS else "x86"
+    model = cached(name, target)
+    with torch_ao.engine(target), torch_ao.quiet():
+        lowered = NativeGraph(model.canonical, target, {}).build()
         for seed in (1, 2):
             steps = _compare(model.canonical, lowered, case.inputs(seed, 16))
             assert steps and max(steps.values()) <= 1
