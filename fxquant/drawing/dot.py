@@ -16,7 +16,6 @@ ARROWS: dict[str, dict[str, str]] = {
     "": {},
     "old": {"style": "dashed", "color": "#B2500F"},
     "new": {"style": "bold", "color": "#00704F", "penwidth": "2.2"},
-    "match": {"style": "dotted", "color": "#999999", "dir": "none", "minlen": "0", "weight": "0"},
 }
 
 
@@ -82,8 +81,6 @@ def _attributes(box: Box | Key) -> dict[str, str]:
     look = LOOKS.get(box.look)
     shape, style = (look.shape, look.style) if look else ("box", "filled")
     found = {"shape": shape, "style": style, "fillcolor": "#FFFFFF", "color": "#333333", "fontcolor": "#000000"}
-    if shape == "hexagon":
-        found |= {"margin": "0,0", "height": "0.2"}
     if look:
         found |= {"fillcolor": look.fill, "fontcolor": look.ink, "color": look.border}
     if box.change:
