@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -53,11 +51,12 @@ class _progress:
 
 
 def _show(measured: Measured) -> None:
+    from fxquant.tools.ledger_table import ledger_table
     from fxquant.tools.terminal import console as terminal
 
     console = terminal()
     console.print(_comparison(measured))
-    console.print(_ledger(measured.ledger))
+    console.print(ledger_table(measured.ledger))
     for row in measured.ledger:
         if not row["site"]:
             console.print(f"{row['code']} {row['reason']}", markup=False)
@@ -81,21 +80,4 @@ def _comparison(measured: Measured) -> Table:
     before, after = measured.latency_seconds
     table.add_row("latency, ms", f"{before * 1e3:.2f}", f"{after * 1e3:.2f}", f"{measured.latency_ratio:.3f}")
     table.add_row("SQNR, dB", "", f"{measured.sqnr_db:.1f}", "")
-    return table
-
-
-def _ledger(rows: list[Mapping[str, str]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title="the ledger: what each layer asked for, what it got, and why")
-    for heading in ("layer", "op", "asked", "got", "why"):
-        table.add_column(heading, overflow="fold")
-    layers = [row for row in rows if row["site"]]
-    calls = Counter(row["module"] for row in layers)
-    for row in layers:
-        why = " ".join(part for part in (row["code"], row["reason"]) if part)
-        at = f" at {row['site']}" if calls[row["module"]] > 1 else ""  # shared
-        cells = (f"{row['module']}{at}" or row["site"], row["op"], row["requested"], row["effective"], why)
-        table.add_row(*(Text(cell) for cell in cells))  # names are the user's text, never markup
     return table

@@ -60,7 +60,7 @@ def view_of(snapshot: GraphSnapshot, wanted: Wanted, title: str = "", prefix: st
     batch = next((node.values[0].shape[0] for node in snapshot if _has_batch(node)), None)
     boxes = _valued([_box(plan, name) for name in plan.members], plan, wanted.overlay)
     boxes = _outlined(boxes, plan, wanted.islands)
-    boxes = [replace(box, id=prefix + box.id) for box in _clustered(boxes)]
+    boxes = [replace(box, id=prefix + box.id) for box in clustered(boxes)]
     arrows = tuple(replace(one, source=prefix + one.source, target=prefix + one.target) for one in _arrows(plan, batch))
     legend = legend_of(boxes, wanted)
     if batch is not None and any(" B×" in arrow.label for arrow in arrows):
@@ -115,27 +115,43 @@ def module_look(members: Sequence[NodeRecord], found: dict[str, Region]) -> str:
 
 
 def _arrows(plan: Plan, batch: int | None) -> list[Arrow]:
-    told: dict[str, str] = {}
+    told: dict[str, set[str]] = {}  # by box: what is written on its arrows, to it and from it
     seen: dict[tuple[str, str], Arrow] = {}
     for source, target in plan.snapshot.edges:
         ends = plan.box[source], plan.box[target]
         if ends[0] == ends[1] or ends in seen:
             continue
         text = arrow_text(plan.snapshot[source], plan.members[ends[0]], batch)
-        label = "" if told.get(ends[0]) == text else text
-        told[ends[0]] = text
+        known = told.setdefault(ends[0], set())
+        label = "" if text in known or _is_formal(plan, source, target) else text
+        known.update({label} - {""})
+        told.setdefault(ends[1], set()).add(text)
         seen[ends] = Arrow(*ends, label, tooltip=text)
     return list(seen.values())
 
 
-def _clustered(boxes: list[Box]) -> list[Box]:
+def _is_formal(plan: Plan, source: str, target: str) -> bool:
+    """From a quantized op to the quantize that it is fused with: the codes are written after that."""
+    return plan.found[target] is Region.BOUNDARY and plan.found[source] is Region.QUANTIZED
+
+
+def clustered(boxes: list[Box]) -> list[Box]:
     """Only clusters that hold three ops or more are drawn; a path keeps the levels that are."""
     held: dict[tuple[str, ...], int] = {}
     computing = {region.value for region in COMPUTING} | {MIXED}
     for box in boxes:
         for depth in range(1, len(box.cluster) + 1):
             held[box.cluster[:depth]] = held.get(box.cluster[:depth], 0) + (box.look in computing)
-    return [replace(box, cluster=_kept(box.cluster, held)) for box in boxes]
+    return [_inside(box, _kept(box.cluster, held)) for box in boxes]
+
+
+def _inside(box: Box, cluster: tuple[str, ...]) -> Box:
+    """A module path is written from the cluster on."""
+    path = ".".join(cluster)
+    if not cluster:
+        return replace(box, cluster=())
+    told = [line.removeprefix(f"{path}.") for line in box.lines[1:] if line != path]
+    return replace(box, cluster=cluster, lines=(*box.lines[:1], *told))
 
 
 def _kept(path: tuple[str, ...], held: dict[tuple[str, ...], int]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fxquant.drawing.building import MOST_BOXES, Wanted, legend_of, module_look, view_of
+from fxquant.drawing.building import MOST_BOXES, Wanted, clustered, legend_of, module_look, view_of
 from fxquant.drawing.folding import Classes, folds, module_key, path_of
 from fxquant.drawing.labels import node_lines, tooltip
 from fxquant.drawing.view import Arrow, Box, Key, View
@@ -29,7 +29,7 @@ def difference_of(a: GraphSnapshot, b: GraphSnapshot, diff: GraphDiff, wanted: W
             if len(merged.members) <= MOST_BOXES:
                 break
         notes = (f"collapsed to modules at depth {depth}: {plural(count, 'box')} would be too many to read",)
-    boxes = [merged.drawn(name) for name in merged.members]
+    boxes = clustered([merged.drawn(name) for name in merged.members])
     legend = legend_of(boxes, replace(wanted, overlay=None, islands=())) + tuple(Key(note, "") for note in notes)
     return View(tuple(boxes), merged.arrows(), legend, clean(title or f"{a.title} → {b.title}", 120), notes)
 
@@ -110,8 +110,10 @@ class _Merged:
         entries = list(dict.fromkeys(self.entry[side] for side in sides if side in self.entry))
         lines = self._lines(main, nodes, entries, change, at)
         look = self.found[at][main.name].value if len(entries) < 9 else module_look(nodes, self.found[at])
-        return Box(name, lines, look, (), tuple(f"{'-+'[side]}{one}" for side, one in sides), change.value,
-                   tooltip=tooltip([self.node(side) for side in sides]))  # fmt: skip
+        names = tuple(f"{'-+'[side]}{one}" for side, one in sides)
+        path = path_of(main)[: self.depth]
+        tip = tooltip([self.node(side) for side in sides])
+        return Box(name, lines, look, path, names, change.value, tooltip=tip)
 
     def _lines(
         self, main: NodeRecord, nodes: list[NodeRecord], entries: list[Entry], change: Change, at: int

@@ -8,14 +8,15 @@ import graphviz
 
 from fxquant.drawing.looks import CHANGES, LOOKS, OUTLINES, blend
 from fxquant.drawing.view import Arrow, Box, Key, View
-from fxquant.drawing.words import clean
+from fxquant.drawing.words import clean_path
 
 FONT = "Helvetica,Arial,sans-serif"
-ARROWS = {
+SIDES = ("before", "after")
+ARROWS: dict[str, dict[str, str]] = {
     "": {},
     "old": {"style": "dashed", "color": "#B2500F"},
     "new": {"style": "bold", "color": "#00704F", "penwidth": "2.2"},
-    "match": {"style": "dotted", "color": "#999999", "dir": "none", "constraint": "false"},
+    "match": {"style": "dotted", "color": "#999999", "dir": "none", "minlen": "0", "weight": "0"},
 }
 
 
@@ -26,7 +27,8 @@ def quoted(text: str) -> str:
 
 def label(lines: Iterable[str]) -> str:
     """Lines one below the other, centred."""
-    return graphviz.nohtml("\\n".join(map(quoted, lines)))
+    text: str = graphviz.nohtml("\\n".join(map(quoted, lines)))
+    return text
 
 
 def dot_text(view: View) -> str:
@@ -56,14 +58,15 @@ def _write_boxes(graph: graphviz.Digraph, boxes: Iterable[Box]) -> None:
             if box.cluster[:depth] not in graphs:
                 graphs[box.cluster[:depth]] = _cluster(len(graphs), box.cluster[:depth])
         graphs[box.cluster].node(box.id, label=label(_lines(box)), **_attributes(box))
-    for path, inner in sorted(reversed(graphs.items()), key=lambda item: -len(item[0])):
+    for path, inner in sorted(graphs.items(), key=lambda item: -len(item[0])):
         if path:
             graphs[path[:-1]].subgraph(inner)
 
 
 def _cluster(number: int, path: tuple[str, ...]) -> graphviz.Digraph:
+    name = path[0] if len(path) == 1 else ".".join(path[path[0] in SIDES :])
     shade = "#F7F7F7" if len(path) % 2 else "#EDEDED"
-    look = {"label": label([clean(path[-1] if path[-1] in ("before", "after") else ".".join(path))]),
+    look = {"label": label([clean_path(name)]),
             "style": "rounded,filled", "fillcolor": shade, "color": "#BBBBBB", "fontsize": "10", "labeljust": "l",
             "margin": "6", "fontcolor": "#555555"}  # fmt: skip
     return graphviz.Digraph(f"cluster_{number}", graph_attr=look)
@@ -79,6 +82,8 @@ def _attributes(box: Box | Key) -> dict[str, str]:
     look = LOOKS.get(box.look)
     shape, style = (look.shape, look.style) if look else ("box", "filled")
     found = {"shape": shape, "style": style, "fillcolor": "#FFFFFF", "color": "#333333", "fontcolor": "#000000"}
+    if shape == "hexagon":
+        found |= {"margin": "0,0", "height": "0.2"}
     if look:
         found |= {"fillcolor": look.fill, "fontcolor": look.ink, "color": look.border}
     if box.change:
@@ -95,7 +100,7 @@ def _attributes(box: Box | Key) -> dict[str, str]:
 
 
 def _arrow(arrow: Arrow) -> dict[str, str]:
-    found: dict[str, str] = dict(ARROWS[arrow.look])
+    found = dict(ARROWS[arrow.look])
     if arrow.label:
         found["label"] = graphviz.nohtml(quoted(f" {arrow.label}"))
     if arrow.tooltip:
@@ -110,9 +115,8 @@ def _write_legend(graph: graphviz.Digraph, keys: tuple[Key, ...]) -> None:
     with graph.subgraph(name="cluster_legend") as legend:
         legend.attr(label="Legend", style="rounded", color="#BBBBBB", fontsize="11", labeljust="l")
         for number, key in enumerate(keys):
-            look = _attributes(key) if key.look or key.change or key.bar is not None or key.outline is not None else {}
-            legend.node(
-                f"key{number}", label=label([key.text]), **({"fontsize": "9"} | (look or {"shape": "plaintext"}))
-            )
+            is_drawn = key.look or key.change or key.bar is not None or key.outline is not None
+            look = _attributes(key) if is_drawn else {"shape": "plaintext"}
+            legend.node(f"key{number}", label=label([key.text]), fontsize="9", **look)
             if number:
                 legend.edge(f"key{number - 1}", f"key{number}", style="invis")

@@ -22,10 +22,16 @@ def node_lines(node: NodeRecord, members: Sequence[NodeRecord], found: Mapping[s
     if is_quantize(node) and node.attribute("dtype"):
         title = f"{title.removesuffix('_per_tensor')} {node.attribute('dtype')}"
     name = node.target if node.op in ("call_module", "get_attr", "placeholder") else node.scope
+    if found[node.name] is Region.BOUNDARY and node.attribute("scale"):
+        return (f"{clean(title)} · {_scale(node)}",)
     lines = [clean(title)] + ([clean_path(name)] if name and name != title else [])
     if node.attribute("scale"):
-        lines.append(f"s={number(node.attribute('scale'))} z={number(node.attribute('zero_point'))}")
+        lines.append(_scale(node))
     return (*lines, *_constants(node, members))
+
+
+def _scale(node: NodeRecord) -> str:
+    return f"s={number(node.attribute('scale'))} z={number(node.attribute('zero_point'))}"
 
 
 def _constants(node: NodeRecord, members: Sequence[NodeRecord]) -> list[str]:

@@ -43,7 +43,7 @@ class Overlay:
         known = [value for value in found.values() if value == value]
         if not known:
             return None
-        return {"min": min, "max": max, "sum": sum}[self.combine](known)
+        return sum(known) if self.combine == "sum" else min(known) if self.combine == "min" else max(known)
 
     def _keys(self, node: NodeRecord) -> tuple[str, ...]:
         own = (node.name, *node.origins[:1], *((node.target,) if node.op == "call_module" else ()))

@@ -1,0 +1,85 @@
+"""`fxquant compile`: compile a model and print what became of each layer, with a report where one is asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from fxquant.tools.model_options import CODE_RUNS, Options, ReferenceType, model_options
+from fxquant.tools.model_reference import Reference
+from fxquant.tools.output import check_output, note, replacing
+
+if TYPE_CHECKING:
+    from fxquant.model import CompiledModel
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of the float model's state and of the compiled one's."""
+
+    before: int | None  # None: the float model is not known
+    after: int
+
+
+@click.command("compile", epilog=CODE_RUNS)
+@click.argument("model", type=ReferenceType())
+@click.option("--report", metavar="r.html", help="Write a report as one self-contained HTML file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@model_options
+def compile_(model: Reference, report: str | None, as_json: bool, options: Options) -> None:
+    """Compile a model; print what became of each layer."""
+    if report is not None:
+        check_output(report, ("html",))
+    from fxquant.sizes import size_bytes
+    from fxquant.tools.subject import Subject
+
+    subject = Subject(model, options)
+    started = time.perf_counter()
+    compiled = subject.compiled()
+    seconds = time.perf_counter() - started
+    sizes = Sizes(None if subject.model is None else size_bytes(subject.model), compiled.size_bytes())
+    if report is not None:
+        from fxquant.reporting.report import write_report
+
+        with replacing(report) as scratch:
+            write_report(compiled, scratch, model=subject.model, inputs=subject.inputs)
+    if as_json:
+        print(json.dumps(_facts(compiled, sizes, report, subject.notes), indent=2))
+        return
+    _show(compiled, sizes, seconds)
+    if report is not None:
+        print(f"report → {report}", file=sys.stderr)
+    for text in subject.notes:
+        note(text)
+
+
+def _facts(compiled: CompiledModel, sizes: Sizes, report: str | None, notes: list[str]) -> dict[str, object]:
+    """What --json prints."""
+    return {
+        "model": repr(compiled),
+        "stage": compiled.stage.name.lower(),
+        "target": compiled.target,
+        "size_bytes": {"float32": sizes.before, "compiled": sizes.after},
+        "ledger": compiled.ledger.as_dicts(),
+        "passes": [{"name": record.name, "seconds": record.seconds} for record in compiled.history],
+        "report": report,
+        "notes": notes,
+    }
+
+
+def _show(compiled: CompiledModel, sizes: Sizes, seconds: float) -> None:
+    from fxquant.table import notice_line
+    from fxquant.tools.ledger_table import ledger_table
+    from fxquant.tools.terminal import console
+
+    print(compiled)
+    console().print(ledger_table(compiled.ledger.as_dicts()))
+    for row in compiled.ledger.notices:
+        print(notice_line(row))
+    was = "" if sizes.before is None else f" of {sizes.before:,} ({sizes.after / max(1, sizes.before):.3f})"
+    print(f"{sizes.after:,} bytes{was}; compiled in {seconds:.1f} s")

@@ -1,0 +1,76 @@
+"""Where a verb's result goes: a file that is replaced whole or not at all, or stdout."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fxquant.errors import UsageError, did_you_mean
+
+STDOUT = "-"
+
+
+def check_output(path: str, suffixes: tuple[str, ...]) -> str:
+    """The suffix, lower case and without its dot; '' for stdout. FXQ118 before any work when it cannot be written."""
+    if path == STDOUT:
+        return ""
+    if not path or "\0" in path:
+        raise UsageError("FXQ118", f"{path!r} is no path of a file", hint="-o x.svg, or -o - for stdout")
+    target = Path(path)
+    if target.is_dir():
+        raise UsageError("FXQ118", f"'{path}' is a folder", hint=f"name a file in it: {target / f'x.{suffixes[0]}'}")
+    suffix = target.suffix.lower().removeprefix(".")
+    if suffix not in suffixes:
+        told = f"'{path}' ends in '.{suffix}'" if suffix else f"'{path}' has no suffix"
+        hint = did_you_mean(suffix, suffixes) if suffix else f"one of {', '.join(f'.{known}' for known in suffixes)}"
+        raise UsageError("FXQ118", f"{told}, which is no format that is written", hint=hint)
+    if not target.parent.is_dir():
+        raise UsageError("FXQ118", f"the folder of '{path}' does not exist", hint=f"mkdir -p {target.parent}")
+    locked = next(
+        (place for place in (target, target.parent) if place.exists() and not os.access(place, os.W_OK)), None
+    )
+    if locked is not None:
+        raise UsageError("FXQ118", f"'{path}' cannot be written: '{locked}' is read-only", hint="name another place")
+    return suffix
+
+
+def write(path: str, content: str | bytes) -> None:
+    """Put this into the file, which is the old one or the new one and never a part. FXQ118 when that cannot be done."""
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
+    with replacing(path) as scratch:
+        Path(scratch).write_bytes(data)
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """The name of a file to write, which takes the place of `path` once it is whole. FXQ118."""
+    target = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
+    scratch = target.with_name(f".{os.getpid()}-{target.name[-100:]}")
+    try:
+        if target.exists() and not target.is_file():  # a pipe or a device such as /dev/null: nothing to replace
+            yield str(target)
+            return
+        yield str(scratch)
+        os.replace(scratch, target)
+    except OSError as error:
+        told = f"'{path}' cannot be written: {error.strerror or error}"
+        raise UsageError("FXQ118", told, hint="what stood there before is as it was") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def put(content: str | bytes) -> None:
+    """To stdout: text as the terminal can show it, bytes as they are."""
+    if isinstance(content, bytes):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        return
+    print(content.rstrip("\n"))
+
+
+def note(text: str) -> None:
+    """One line for the user, on stderr."""
+    print(f"note: {text}", file=sys.stderr)
