@@ -96,12 +96,12 @@ class Tile:
 def tiles(facts: Facts, measured: Measurements | None) -> tuple[Tile, ...]:
     """The numbers that a colleague asks for first."""
     on_codes, absorbed = facts.count(Kind.INT8, Kind.MIXED), facts.count(Kind.ABSORBED)
-    ratio = "" if facts.ratio is None else _ratio(facts.ratio)
+    ratio = "" if facts.ratio is None else f", {_ratio(facts.ratio)}"
     rows = "not measured" if measured is None else f"against the float model, {_rows(measured.rows)}"
     return (
         Tile("Layers in int8", f"{on_codes} / {facts.computing}", f"{absorbed} more folded or removed"),
         Tile("Work in int8", _percent(facts.int8_macs / facts.macs) if facts.macs else "–", f"of {_macs(facts)}"),
-        Tile("Weights", f"{size(facts.float_bytes)} → {size(facts.compiled_bytes)}", ratio),
+        Tile("Weights", size(facts.compiled_bytes), f"from {size(facts.float_bytes)}{ratio}"),
         Tile("Output SQNR", "–" if measured is None else decibels(measured.output_sqnr_db), rows),
         Tile("Parameters", quantity(facts.parameters), f"in {sum(count for _, count in facts.kinds)} layers"),
     )

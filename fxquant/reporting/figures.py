@@ -12,7 +12,7 @@ from markupsafe import Markup
 from fxquant.errors import FxQuantError
 from fxquant.reporting.inlining import inline_svg, natural_size
 
-Draw = Callable[..., Any]  # (snapshot or diff, *, depth) → something with .svg(timeout=…), .dot and .notes
+Draw = Callable[..., Any]  # (snapshot or (before, after, diff), **options) → what has .svg(timeout), .dot, .notes
 
 MOST_SECONDS = 20.0  # for one picture
 MOST_BYTES = 1_500_000  # of one picture in the page
@@ -33,11 +33,11 @@ class Figure:
     dot: str = ""
 
 
-def figure_of(subject: Any, draw: Draw, *, id: str, title: str, depth: int | None = None) -> Figure:
+def figure_of(subject: Any, draw: Draw, *, id: str, title: str, **options: Any) -> Figure:
     """The subject drawn; where the renderer is missing, fails or hangs, why, and the DOT text. Never raises."""
     dot, notes = "", tuple[str, ...]()
     try:
-        picture = draw(subject, depth=depth)
+        picture = draw(subject, **options)
         dot, notes = str(picture.dot)[:MOST_DOT], tuple(str(note) for note in picture.notes)
         text = str(picture.svg(timeout=MOST_SECONDS))
         if len(text) > MOST_BYTES:

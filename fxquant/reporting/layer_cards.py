@@ -48,6 +48,12 @@ def cards_of(layers: Sequence[LayerMeasure]) -> tuple[Card, ...]:
     return tuple(_card(index, layer, most) for index, layer in enumerate(layers))
 
 
+def worst(layers: Sequence[LayerMeasure]) -> int:
+    """Index of the layer to look at first: the lowest SQNR of its own, of those that have one."""
+    known = [index for index, layer in enumerate(layers) if not math.isnan(layer.own_sqnr_db)]
+    return min(known, key=lambda index: layers[index].own_sqnr_db, default=0)
+
+
 def overview(layers: Sequence[LayerMeasure]) -> Markup:
     """The SQNR of all layers as columns, in graph order."""
     told = (f"{short(layer.module or layer.site, 80)}: {decibels(layer.sqnr_db)}" for layer in layers)

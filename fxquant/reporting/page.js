@@ -94,8 +94,8 @@
       button.type = "button";
       button.className = "row";
       button.setAttribute("aria-controls", "panel");
-      button.textContent = cell.textContent;
-      cell.replaceChildren(button);
+      button.append(...cell.childNodes);
+      cell.append(button);
       row.addEventListener("click", () => choose(index));
       row.addEventListener("mouseenter", () => choose(index));
       button.addEventListener("focus", () => choose(index));
@@ -104,7 +104,7 @@
       column.addEventListener("click", () => { choose(index); rows.get(index).scrollIntoView({ block: "nearest" }); });
       column.addEventListener("mouseenter", () => choose(index));
     }
-    choose("0");
+    choose(data.dataset.worst);
   }
 
   // the diff: two stages are chosen, their part is shown

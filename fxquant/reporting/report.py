@@ -16,6 +16,7 @@ import torch
 from markupsafe import Markup
 
 import fxquant
+from fxquant.drawing.overlays import Overlay
 from fxquant.drawing.picture import draw as draw_picture
 from fxquant.errors import FxQuantError
 from fxquant.graphs.analysis import analyse
@@ -25,7 +26,7 @@ from fxquant.program import Stage
 from fxquant.reporting import charts
 from fxquant.reporting.facts import facts_of, tiles, verdict
 from fxquant.reporting.figures import Draw, Figure, figure_of
-from fxquant.reporting.layer_cards import cards_of, overview
+from fxquant.reporting.layer_cards import cards_of, overview, worst
 from fxquant.reporting.ledger_lines import code_pages, lines_of
 from fxquant.reporting.policy import content_policy, inert_json
 from fxquant.reporting.stage_diffs import StageDiff, diffs_of, stages_of
@@ -80,7 +81,7 @@ def render_report(
         target=compiled.target,
         stage=compiled.stage.name.lower(),
         **_about_layers(compiled, measured, why),
-        **_about_graphs(compiled, draw),
+        **_about_graphs(compiled, measured, draw),
         **_about_passes(compiled),
     )
 
@@ -117,6 +118,7 @@ def _about_layers(compiled: CompiledModel, measured: Measurements | None, why: s
         "cards": cards,
         "cards_by_site": {layer.site: card for layer, card in zip(layers, cards, strict=True)},
         "overview": overview(layers),
+        "worst": worst(layers),
         "layer_data": Markup(inert_json([card.as_data() for card in cards])),
         "notices": [
             {"code": row.code, "module": short(row.module), "reason": short(row.reason, 600), "hint": short(row.hint)}
@@ -127,11 +129,12 @@ def _about_layers(compiled: CompiledModel, measured: Measurements | None, why: s
     }
 
 
-def _about_graphs(compiled: CompiledModel, draw: Draw) -> dict[str, Any]:
+def _about_graphs(compiled: CompiledModel, measured: Measurements | None, draw: Draw) -> dict[str, Any]:
     """Diffs, pictures and the analysis of the last stage."""
     snapshots = {stage.name.lower(): compiled.snapshot(stage) for stage in stages_of(compiled)}
     diffs = diffs_of(snapshots)
     last = next(reversed(snapshots))
+    found = analyse(snapshots[last], reasons_of(compiled.ledger), like=snapshots["traced"])
     chosen = next((pair for pair in diffs if (pair.before, pair.after) == ("traced", last)), None)
     return {
         "stages": list(snapshots),
@@ -139,13 +142,29 @@ def _about_graphs(compiled: CompiledModel, draw: Draw) -> dict[str, Any]:
         "chosen": chosen,
         "diff_figures": {figure.id.removeprefix("diff-"): figure for figure in _drawn(diffs, snapshots, draw)},
         "undrawn": _command,
-        "final_figure": figure_of(snapshots[last], draw, id="final", title=f"The {last} graph"),
-        "analysis": _analysed(compiled, snapshots[last], snapshots["traced"]),
+        "final_figure": figure_of(
+            snapshots[last],
+            draw,
+            id="final",
+            title=f"The {last} graph",
+            overlay=_overlay(snapshots[last], measured),
+            islands=[(f"island {number}", island.nodes) for number, island in enumerate(found.islands, start=1)],
+        ),
+        "analysis": _indented(str(found)),
     }
 
 
-def _analysed(compiled: CompiledModel, last: GraphSnapshot, traced: GraphSnapshot) -> str:
-    lines = str(analyse(last, reasons_of(compiled.ledger), like=traced)).splitlines()
+def _overlay(last: GraphSnapshot, measured: Measurements | None) -> Overlay | None:
+    """The SQNR of each node; of a kernel that computes several sites, what was measured of any of them."""
+    if measured is None:
+        return None
+    known = measured.by_site("sqnr_db")
+    return Overlay.sqnr({node.name: known[site] for node in last for site in node.origins if site in known})
+
+
+def _indented(text: str) -> str:
+    """The text with no line longer than MOST_LINE, each as far to the right as it was."""
+    lines = text.splitlines()
     return "\n".join(" " * (len(line) - len(line.lstrip())) + short(line, MOST_LINE) for line in lines)
 
 

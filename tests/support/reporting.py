@@ -105,7 +105,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        return "\n".join(self.texts)
+        return "".join(self.texts)
 
 
 def called(text: str) -> Any:
