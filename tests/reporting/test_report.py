@@ -29,7 +29,13 @@ from support.models import MODELS
 from support.reporting import Drawn, Page, called, compiled_pair, draw, draw_nothing
 
 FETCHES = {"src", "srcset", "href", "xlink:href", "action", "formaction", "data", "poster", "ping", "background"}
-NASTY = ("</script><script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "]]>--><!--", "{{ 7 * 7 }}", "&lt;b&gt;")
+NASTY = (
+    "</script><script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(1)>",
+    "]]>--><!--",
+    "{{ 7 * 7 }}",
+    "&lt;b&gt;",
+)
 
 
 @cache
@@ -84,7 +90,9 @@ def test_nothing_is_fetched_and_no_element_has_a_handler_or_a_style_of_its_own()
 
 def test_the_script_makes_no_markup_out_of_text():
     script = next(text for tag, attributes, text in encoder_page().raw if tag == "script" and not attributes)
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|fetch\(|XMLHttp", script)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|fetch\(|XMLHttp", script
+    )
 
 
 def test_every_section_that_the_navigation_names_is_there():
@@ -100,12 +108,18 @@ def test_every_layer_has_its_row_with_its_reason_and_the_float_ones_their_line_o
     rows = [attributes for tag, attributes in encoder_page().elements if tag == "tr" and "data-kind" in attributes]
     assert len(rows) == len(ledger.layers)
     assert all(short(row.reason, 600) in told for row in ledger.layers)
-    assert sum("data-float" in row for row in rows) == sum(row.code in ("FXQ207", "FXQ208") for row in ledger.layers) > 0
+    assert (
+        sum("data-float" in row for row in rows) == sum(row.code in ("FXQ207", "FXQ208") for row in ledger.layers) > 0
+    )
     assert "tests/support/models/encoder.py:" in told
 
 
 def test_a_code_in_the_ledger_folds_out_its_page():
-    folded = {attributes["data-code"] for tag, attributes in encoder_page().elements if tag == "details" and "data-code" in attributes}
+    folded = {
+        attributes["data-code"]
+        for tag, attributes in encoder_page().elements
+        if tag == "details" and "data-code" in attributes
+    }
     ids = {attributes["id"] for attributes in encoder_page().with_attribute("id")}
     assert folded == {"FXQ207", "FXQ208"} <= ids
     assert "An op has no quantized kernel" in encoder_page().text
@@ -113,7 +127,9 @@ def test_a_code_in_the_ledger_folds_out_its_page():
 
 def test_the_diff_of_each_pair_of_stages_has_every_entry_that_changed():
     model = compiled_pair("encoder")[1]
-    found = re.findall(r'<details class="pair" data-from="(\w+)" data-to="(\w+)"(.*?)</details>', encoder_report(), re.DOTALL)
+    found = re.findall(
+        r'<details class="pair" data-from="(\w+)" data-to="(\w+)"(.*?)</details>', encoder_report(), re.DOTALL
+    )
     assert len(found) == 15
     for before, after, part in found:
         entries = [entry for entry in model.diff(before, after) if entry.change is not Change.UNCHANGED]
@@ -123,7 +139,9 @@ def test_the_diff_of_each_pair_of_stages_has_every_entry_that_changed():
 def test_each_measured_layer_has_a_row_a_histogram_and_its_numbers_for_the_panel():
     page = encoder_page()
     data = next(json.loads(text) for tag, attributes, text in page.raw if attributes.get("id") == "layer-data")
-    histograms = [attributes for tag, attributes in page.elements if tag == "svg" and attributes["class"] == "histogram"]
+    histograms = [
+        attributes for tag, attributes in page.elements if tag == "svg" and attributes["class"] == "histogram"
+    ]
     assert len(data) == len(histograms) > 30
     assert {layer["module"] for layer in data} <= {row.module for row in compiled_pair("encoder")[1].ledger.layers}
 
@@ -148,7 +166,9 @@ def test_without_a_renderer_the_page_keeps_the_dot_text_and_says_what_to_install
     assert not [attributes for attributes in page.with_attribute("class") if attributes["class"] == "canvas"]
 
 
-@pytest.mark.parametrize("text", ["", "no xml", "<svg", "<html><body/></html>", "<!DOCTYPE x [<!ENTITY a 'b'>]><svg>&c;</svg>"])
+@pytest.mark.parametrize(
+    "text", ["", "no xml", "<svg", "<html><body/></html>", "<!DOCTYPE x [<!ENTITY a 'b'>]><svg>&c;</svg>"]
+)
 def test_a_renderer_that_gives_no_svg_leaves_a_reason(text):
     page = Page.of(render_report(compiled_pair("mlp")[1], draw=lambda subject, **_: Drawn(text)))
     assert "The renderer gave no readable SVG" in page.text
@@ -197,10 +217,16 @@ def test_module_names_that_are_markup_are_compiled_measured_and_shown(tmp_path):
     result = fxquant.compile(model, calibration_data=MODELS["mlp"].batches(2))
     page = Page.of(write_report(result, tmp_path / "r.html", draw=draw).read_text(encoding="utf-8"))
     assert "<script>alert(1)</script>" in page.text and "🦄" in page.text
-    assert len([tag for tag, _ in page.elements if tag == "script"]) == 2 and "b" not in {tag for tag, _ in page.elements}
+    assert len([tag for tag, _ in page.elements if tag == "script"]) == 2 and "b" not in {
+        tag for tag, _ in page.elements
+    }
 
 
-@given(st.recursive(st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
 @example("</script><!--\u2028\u2029&")
 def test_json_in_the_page_ends_no_element_and_comes_back(data):
     text = inert_json(data)
