@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import torch
 from markupsafe import Markup
 
 import fxquant
+from fxquant.drawing.picture import draw as draw_picture
 from fxquant.errors import FxQuantError
 from fxquant.graphs.analysis import analyse
 from fxquant.graphs.remedies import reasons_of
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fxquant.pipeline import PassRecord
 
 DRAWN = (("traced", "lowered"), ("traced", "converted"), ("prepared", "converted"), ("converted", "lowered"))
+MOST_LINE = 600  # characters of one line of the analysis
 
 
 def write_report(compiled: CompiledModel, path: str | os.PathLike[str], **options: Any) -> Path:
@@ -56,7 +57,7 @@ def render_report(
     inputs: Any = None,
     rows: int = 4,
     is_timed: bool = False,
-    draw: Draw | None = None,
+    draw: Draw = draw_picture,
 ) -> str:
     """The report as one HTML text without links to anything outside of it: the same compiled model, the same text.
 
@@ -66,7 +67,7 @@ def render_report(
         inputs: one call's arguments to measure on; None: the first calibration rows.
         rows: how many rows of them at most.
         is_timed: also time each kernel; the numbers differ from run to run, and so does the text.
-        draw: how pictures are made; None: `fxquant.drawing`.
+        draw: how pictures are made of snapshots and of (before, after, diff).
     """
     measured, why = _measured(compiled, model=model, inputs=inputs, rows=rows, is_timed=is_timed)
     style, script = _text("style.css"), _text("page.js")
@@ -79,7 +80,7 @@ def render_report(
         target=compiled.target,
         stage=compiled.stage.name.lower(),
         **_about_layers(compiled, measured, why),
-        **_about_graphs(compiled, draw or _drawing()),
+        **_about_graphs(compiled, draw),
         **_about_passes(compiled),
     )
 
@@ -136,22 +137,26 @@ def _about_graphs(compiled: CompiledModel, draw: Draw) -> dict[str, Any]:
         "stages": list(snapshots),
         "diffs": diffs,
         "chosen": chosen,
-        "diff_figures": {figure.id.removeprefix("diff-"): figure for figure in _drawn(diffs, draw)},
+        "diff_figures": {figure.id.removeprefix("diff-"): figure for figure in _drawn(diffs, snapshots, draw)},
         "undrawn": _command,
         "final_figure": figure_of(snapshots[last], draw, id="final", title=f"The {last} graph"),
-        "analysis": str(_analysed(compiled, snapshots[last], snapshots["traced"])),
+        "analysis": _analysed(compiled, snapshots[last], snapshots["traced"]),
     }
 
 
 def _analysed(compiled: CompiledModel, last: GraphSnapshot, traced: GraphSnapshot) -> str:
-    return str(analyse(last, reasons_of(compiled.ledger), like=traced))
+    lines = str(analyse(last, reasons_of(compiled.ledger), like=traced)).splitlines()
+    return "\n".join(" " * (len(line) - len(line.lstrip())) + short(line, MOST_LINE) for line in lines)
 
 
-def _drawn(diffs: tuple[StageDiff, ...], draw: Draw) -> Iterator[Figure]:
+def _drawn(diffs: tuple[StageDiff, ...], snapshots: dict[str, GraphSnapshot], draw: Draw) -> Iterator[Figure]:
     for pair in diffs:
         if (pair.before, pair.after) in DRAWN and not pair.is_empty:
-            title = f"{pair.before} → {pair.after}"
-            yield figure_of(pair.graph, draw, id=f"diff-{pair.id}", title=title)
+            title, subject = (
+                f"{pair.before} → {pair.after}",
+                (snapshots[pair.before], snapshots[pair.after], pair.graph),
+            )
+            yield figure_of(subject, draw, id=f"diff-{pair.id}", title=title)
 
 
 def _command(pair: StageDiff) -> str:
@@ -199,11 +204,6 @@ def _pass_line(number: int, record: PassRecord, longest: float) -> PassLine:
 
 def _name_of(compiled: CompiledModel) -> str:
     return compiled.program.model_name
-
-
-def _drawing() -> Draw:
-    found: Draw = import_module("fxquant.drawing.picture").draw
-    return found
 
 
 def _text(name: str) -> str:

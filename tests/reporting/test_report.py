@@ -140,7 +140,7 @@ def test_each_measured_layer_has_a_row_a_histogram_and_its_numbers_for_the_panel
     page = encoder_page()
     data = next(json.loads(text) for tag, attributes, text in page.raw if attributes.get("id") == "layer-data")
     histograms = [
-        attributes for tag, attributes in page.elements if tag == "svg" and attributes["class"] == "histogram"
+        attributes for tag, attributes in page.elements if tag == "svg" and attributes.get("class") == "histogram"
     ]
     assert len(data) == len(histograms) > 30
     assert {layer["module"] for layer in data} <= {row.module for row in compiled_pair("encoder")[1].ledger.layers}
@@ -155,7 +155,7 @@ def test_a_model_that_is_gone_leaves_a_reason_in_place_of_the_measurements():
 
 
 def test_a_model_that_is_still_calibrating_has_a_report_too():
-    model = fxquant.compile(MODELS["mlp"].make(), example_inputs=MODELS["mlp"].inputs())
+    model = fxquant.compile(MODELS["mlp"].make(), "int8", example_inputs=MODELS["mlp"].inputs())
     assert "Still calibrating" in Page.of(render_report(model, draw=draw)).text
 
 
@@ -187,7 +187,7 @@ def test_a_picture_that_would_swell_the_file_is_left_out():
     assert "left out, so that this file stays small" in text and len(text) < 500_000
 
 
-@given(st.text(min_size=1))
+@given(st.text().filter(short))
 @example(NASTY[0])
 @example(NASTY[1])
 @example(NASTY[2])
@@ -200,7 +200,7 @@ def test_whatever_things_are_called_the_page_has_the_same_elements_and_the_name_
     page = Page.of(render_report(called(name), draw=draw))
     assert Counter(tag for tag, _ in page.elements) == shape_of_a_harmless_page()
     shown = short(name).replace("\x00", "\ufffd")
-    assert not shown or shown in page.text.replace("\x00", "\ufffd")
+    assert shown in page.text.replace("\x00", "\ufffd")
 
 
 def test_a_name_of_a_million_characters_makes_no_large_page():
@@ -211,10 +211,10 @@ def test_module_names_that_are_markup_are_compiled_measured_and_shown(tmp_path):
     from torch import nn
 
     model = nn.Sequential()
-    for index, name in enumerate(("<script>alert(1)</script>", "'\"><b>", "🦄")):
+    for index, name in enumerate(("<script>alert(1)</script>", "<b onclick='x'>", "🦄")):
         model.add_module(name, nn.Linear(8, 8).eval() if index < 2 else nn.ReLU())
     model.eval()
-    result = fxquant.compile(model, calibration_data=MODELS["mlp"].batches(2))
+    result = fxquant.compile(model, "int8", calibration_data=MODELS["mlp"].batches(2))
     page = Page.of(write_report(result, tmp_path / "r.html", draw=draw).read_text(encoding="utf-8"))
     assert "<script>alert(1)</script>" in page.text and "🦄" in page.text
     assert len([tag for tag, _ in page.elements if tag == "script"]) == 2 and "b" not in {
@@ -242,7 +242,7 @@ def test_two_processes_with_different_hash_seeds_write_the_same_bytes():
         "import sys, hashlib; sys.path.insert(0, sys.argv[1])\n"
         "from support.reporting import compiled_pair, draw, settled\n"
         "from fxquant.reporting.report import render_report\n"
-        "print(hashlib.sha256(render_report(settled(compiled_pair('encoder')[1]), draw=draw).encode()).hexdigest())"
+        "print(hashlib.sha256(render_report(settled(compiled_pair('mlp')[1]), draw=draw).encode()).hexdigest())"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parents[1])]
     running = [

@@ -127,7 +127,7 @@ def called(text: str) -> Any:
     ledger.notice("FXQ507", text, module=text, hint=text)
     return SimpleNamespace(
         stage=Stage.PREPARED,
-        target=text,
+        target="x86",
         ledger=ledger,
         program=SimpleNamespace(model_name=text),
         history=(PassRecord(text, Stage.PREPARED, before, after, 0.01),),
