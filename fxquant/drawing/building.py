@@ -148,8 +148,10 @@ def clustered(boxes: list[Box]) -> list[Box]:
 def _inside(box: Box, cluster: tuple[str, ...]) -> Box:
     """A module path is written from the cluster on."""
     path = ".".join(cluster)
-    lines = [line.removeprefix(f"{path}.") if at else line for at, line in enumerate(box.lines) if not at or line != path]
-    return replace(box, cluster=cluster, lines=tuple(lines) if path else box.lines)
+    if not cluster:
+        return replace(box, cluster=())
+    told = [line.removeprefix(f"{path}.") for line in box.lines[1:] if line != path]
+    return replace(box, cluster=cluster, lines=(*box.lines[:1], *told))
 
 
 def _kept(path: tuple[str, ...], held: dict[tuple[str, ...], int]) -> tuple[str, ...]:

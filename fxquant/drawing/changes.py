@@ -110,8 +110,10 @@ class _Merged:
         entries = list(dict.fromkeys(self.entry[side] for side in sides if side in self.entry))
         lines = self._lines(main, nodes, entries, change, at)
         look = self.found[at][main.name].value if len(entries) < 9 else module_look(nodes, self.found[at])
-        return Box(name, lines, look, path_of(main)[: self.depth], tuple(f"{'-+'[side]}{one}" for side, one in sides), change.value,
-                   tooltip=tooltip([self.node(side) for side in sides]))  # fmt: skip
+        names = tuple(f"{'-+'[side]}{one}" for side, one in sides)
+        path = path_of(main)[: self.depth]
+        tip = tooltip([self.node(side) for side in sides])
+        return Box(name, lines, look, path, names, change.value, tooltip=tip)
 
     def _lines(
         self, main: NodeRecord, nodes: list[NodeRecord], entries: list[Entry], change: Change, at: int

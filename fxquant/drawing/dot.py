@@ -58,7 +58,7 @@ def _write_boxes(graph: graphviz.Digraph, boxes: Iterable[Box]) -> None:
             if box.cluster[:depth] not in graphs:
                 graphs[box.cluster[:depth]] = _cluster(len(graphs), box.cluster[:depth])
         graphs[box.cluster].node(box.id, label=label(_lines(box)), **_attributes(box))
-    for path, inner in sorted(reversed(graphs.items()), key=lambda item: -len(item[0])):
+    for path, inner in sorted(graphs.items(), key=lambda item: -len(item[0])):
         if path:
             graphs[path[:-1]].subgraph(inner)
 

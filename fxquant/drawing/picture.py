@@ -23,6 +23,7 @@ from fxquant.graphs.diffing import GraphDiff
 from fxquant.graphs.snapshot import GraphSnapshot
 
 NOTEBOOK_SECONDS = 20.0
+SIDES_AND_DIFF = (GraphSnapshot, GraphSnapshot, GraphDiff)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Picture:
         return tidy(rendered, "g" + sha256(self.dot.encode("utf-8")).hexdigest()[:8])
 
     def render(self, format: str, timeout: float = SECONDS) -> bytes:
-        """The bytes of an 'svg', 'png' or 'pdf'. FXQ116 for another format; FXQ701, 702, 703 as `save`."""
+        """The bytes of an 'svg', 'png' or 'pdf'. FXQ116: another format; FXQ701–703 as `save`."""
         check_format(format, FORMATS)
         return self.svg(timeout).encode("utf-8") if format == "svg" else render(self.dot, format, timeout=timeout)
 
@@ -120,8 +121,11 @@ def draw(
 
 def _view(x: Any, wanted: Wanted, side_by_side: bool, title: str) -> View:
     if isinstance(x, GraphDiff):
-        x = (x.before, x.after, x)
-    if isinstance(x, tuple) and len(x) == 3 and isinstance(x[2], GraphDiff):
+        x = (getattr(x, "before", None), getattr(x, "after", None), x)
+    if (
+        isinstance(x, tuple)
+        and [isinstance(one, kind) for one, kind in zip(x, SIDES_AND_DIFF, strict=False)] == [True] * 3
+    ):
         return (side_by_side_of if side_by_side else difference_of)(*x, wanted, title)
     if not isinstance(x, GraphSnapshot):
         from fxquant.graphs.snapping import snapshot

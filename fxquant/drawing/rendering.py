@@ -19,7 +19,7 @@ INSTALL = "python -m pip install pygraphviz, or Graphviz itself (https://graphvi
 
 
 def render(dot: str, picture_format: str, *, timeout: float = SECONDS) -> bytes:
-    """The picture. RendererMissingError FXQ701, RenderTimeoutError FXQ702 after `timeout` seconds, RenderError FXQ703."""
+    """The picture. FXQ701: no renderer; FXQ702: not ready after `timeout` seconds; FXQ703: the renderer failed."""
     check_format(picture_format, FORMATS)
     try:
         with subprocess.Popen(

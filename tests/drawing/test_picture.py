@@ -1,0 +1,200 @@
+"""Pictures end to end: bytes, renderers present, missing and hanging, sizes, notebooks, the palette."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from itertools import combinations
+from xml.etree import ElementTree
+
+import pytest
+
+from fxquant.drawing import rendering
+from fxquant.drawing.looks import CHANGES, LOOKS, lightness
+from fxquant.drawing.overlays import Overlay
+from fxquant.drawing.picture import draw
+from fxquant.errors import RendererMissingError, RenderError, RenderTimeoutError, UsageError
+from fxquant.graphs.diffing import diff
+from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord, TensorInfo
+
+
+def chain(length, scope=lambda index: ""):
+    """A placeholder, and ops in a row; each third reads the one before the last too."""
+    value = (TensorInfo("float32", (2, 8)),)
+    nodes = [NodeRecord("x", "placeholder", "x", "x", values=value)]
+    for index in range(1, length):
+        inputs = (nodes[-1].name,) + ((nodes[-2].name,) if index % 3 == 2 else ())
+        nodes.append(
+            NodeRecord(
+                f"op_{index}",
+                "call_function",
+                "torch.relu",
+                "relu",
+                "(%x)",
+                inputs,
+                (f"op_{index}",),
+                scope(index),
+                values=value,
+            )
+        )
+    return GraphSnapshot(tuple(nodes), "Net, TRACED")
+
+
+def fake_dot(folder, body):
+    script = folder / "dot"
+    script.write_text(f"#!{sys.executable}\n{body}\n")
+    script.chmod(0o755)
+
+
+def test_png_and_pdf_and_svg_and_dot_are_what_their_suffix_says(tmp_path):
+    picture = draw(chain(5))
+    heads = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF", "dot": b"digraph", "gv": b"digraph"}
+    for kind, head in heads.items():
+        assert picture.save(tmp_path / f"g.{kind}").read_bytes().startswith(head)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(f"g.{kind}" for kind in heads)
+
+
+def test_the_same_graph_gives_the_same_bytes_under_any_hash_seed():
+    graph = chain(40, lambda index: f"block{index // 8}.part{index % 2}")
+    code = "import sys; from fxquant.graphs.snapshot import GraphSnapshot as G; from fxquant.graphs.diffing import diff; from fxquant.drawing.picture import draw; g = G.from_json(sys.stdin.read()); sys.stdout.write(draw(g).dot + draw((g, g, diff(g, g))).dot)"
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=graph.to_json(),
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("0", "1", "77")
+    }
+    assert told == {draw(graph).dot + draw((graph, graph, diff(graph, graph))).dot}
+
+
+def test_a_renderer_that_hangs_is_killed_and_the_dot_text_is_kept(tmp_path, monkeypatch):
+    fake_dot(
+        tmp_path,
+        f"import time, pathlib, os; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)",
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    start = time.monotonic()
+    with pytest.raises(RenderTimeoutError) as caught:
+        draw(chain(3)).save(tmp_path / "g.svg", timeout=1)
+    assert time.monotonic() - start < 10
+    assert (tmp_path / "g.dot").read_text().startswith("digraph") and not (tmp_path / "g.svg").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert str(caught.value).replace(str(tmp_path), "FOLDER") == (
+        "FXQ702 the picture was not ready after 1 s; the DOT text is kept in FOLDER/g.dot\n"
+        "  hint: draw fewer boxes (depth=2), or give timeout= more seconds"
+    )
+
+
+def test_without_any_renderer_the_dot_text_is_kept_and_the_notebook_shows_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+    monkeypatch.setattr(rendering, "find_spec", lambda name: None)
+    picture = draw(chain(3))
+    with pytest.raises(RendererMissingError) as caught:
+        picture.save(tmp_path / "g.png")
+    assert str(caught.value).replace(str(tmp_path), "FOLDER") == (
+        "FXQ701 nothing here renders pictures: no 'dot', no pygraphviz; the DOT text is kept in FOLDER/g.dot\n"
+        "  hint: python -m pip install pygraphviz, or Graphviz itself (https://graphviz.org/download) so that 'dot' is found"
+    )
+    assert picture._repr_svg_() is None
+    shown = picture._repr_mimebundle_()["text/html"]
+    assert "pip install pygraphviz" in shown and "digraph" in shown and "<svg" not in shown
+
+
+def test_a_renderer_that_fails_is_quoted(tmp_path, monkeypatch):
+    fake_dot(tmp_path, "import sys; sys.stdin.read(); sys.exit('Error: no layout plugin')")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RenderError) as caught:
+        draw(chain(3)).svg()
+    assert str(caught.value) == (
+        "FXQ703 the renderer failed: Error: no layout plugin\n  hint: keep the text: .save('g.dot')"
+    )
+
+
+def test_warnings_of_a_renderer_are_no_failure(tmp_path, monkeypatch):
+    fake_dot(
+        tmp_path,
+        "import sys; sys.stdin.read(); sys.stderr.write('Fontconfig error'); print('<svg xmlns=\"http://www.w3.org/2000/svg\"/>')",
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert draw(chain(3)).svg().startswith("<svg")
+
+
+def test_an_unknown_format_and_a_negative_depth_are_refused(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        draw(chain(3)).save(tmp_path / "g.jpeg")
+    assert str(caught.value).splitlines()[0] == "FXQ116 no picture format 'jpeg'"
+    with pytest.raises(UsageError, match="no picture of depth -1"):
+        draw(chain(3), depth=-1)
+
+
+def test_fifty_thousand_nodes_are_collapsed_and_it_says_so():
+    picture = draw(chain(50_000, lambda index: f"stage{index // 10_000}.block{index // 100}.op{index}"))
+    assert len(picture.view) <= 1500
+    assert picture.notes == ("collapsed to modules at depth 2: 50,000 boxes would be too many to read",)
+    assert picture.notes[0] in picture.dot.split("legend")[0] and picture.notes[0] in picture.dot.split("legend")[1]
+    assert len(draw(chain(50_000)).view) == 1
+
+
+def test_a_label_of_a_megabyte_is_cut():
+    node = NodeRecord("x" * 1_000_000, "placeholder", "y" * 1_000_000, "z" * 1_000_000, where="w" * 1_000_000)
+    assert len(draw(GraphSnapshot((node,), "t" * 1_000_000)).dot) < 4000
+
+
+def test_the_dot_text_of_1500_nodes_takes_less_than_a_fifth_of_a_second():
+    graph = chain(1500, lambda index: f"stage{index // 300}.block{index // 30}")
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        picture = draw(graph)
+        seconds.append(time.perf_counter() - start)
+    assert len(picture.view) == 1500
+    assert min(seconds) < 0.2
+
+
+def test_two_pictures_in_one_page_share_no_id():
+    pages = [draw(chain(length)).svg() for length in (4, 5)]
+    ids = [set(re.findall(r' id="([^"]+)"', page)) for page in pages]
+    assert all(ids) and not ids[0] & ids[1]
+    assert all(" viewBox=" in page and " xmlns=" in page for page in pages)
+
+
+def test_tooltips_are_titles_of_their_boxes():
+    titles = [
+        title.text for title in ElementTree.fromstring(draw(chain(2)).svg()).iter("{http://www.w3.org/2000/svg}title")
+    ]
+    assert "op_1 = torch.relu(%x)" in titles
+
+
+def test_an_overlay_says_its_unit_and_marks_the_worst():
+    view = draw(chain(4), overlay=Overlay.sqnr({"op_1": 40.0, "op_2": 12.5, "op_3": float("inf")})).view
+    told = {box.members[0]: (box.lines[-1], box.bar) for box in view.boxes if box.value is not None}
+    assert told == {"op_1": ("SQNR 40 dB", 0.0), "op_2": ("SQNR 12.5 dB", 1.0), "op_3": ("SQNR inf dB", 0.0)}
+    assert [box.value for box in draw(chain(4), depth=0, overlay=Overlay.size({"op_1": 1, "op_2": 2})).view.boxes] == [
+        3
+    ]
+
+
+def test_an_island_is_outlined_and_in_the_legend():
+    view = draw(chain(4), islands=[("float island 1: 2 pairs", {"op_1", "op_2"})]).view
+    assert [box.outline for box in view.boxes] == [None, 0, 0, None]
+    assert "float island 1: 2 pairs" in [key.text for key in view.legend]
+
+
+@pytest.mark.parametrize("fills", [[look.fill for look in LOOKS.values()], [look.fill for look in CHANGES.values()]])
+def test_fills_differ_in_grey(fills):
+    for first, second in combinations(fills, 2):
+        assert abs(lightness(first) - lightness(second)) > 3.5, (first, second)
+
+
+def test_ink_is_readable_on_its_fill_and_shapes_differ():
+    assert all(abs(lightness(look.ink) - lightness(look.fill)) > 45 for look in LOOKS.values())
+    assert len({(look.shape, look.style) for look in LOOKS.values()}) == len(LOOKS)
