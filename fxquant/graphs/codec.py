@@ -43,6 +43,11 @@ def parse(text: str) -> GraphSnapshot:
     return snapshot
 
 
+def record_from(item: Any) -> NodeRecord:
+    """One node, checked by itself. SchemaError FXQ620."""
+    return _node(item, 0)
+
+
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):

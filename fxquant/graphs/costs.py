@@ -102,7 +102,7 @@ def _weights(node: NodeRecord, snapshot: GraphSnapshot) -> tuple[list[TensorInfo
     held: list[TensorInfo] = []
     for source in (snapshot[name] for name in node.inputs):
         widened = [snapshot[name] for name in source.inputs] if is_dequantize(source) or source.kind == "to" else []
-        if source.op == "get_attr":
+        if source.op == "get_attr" and source.kind not in _STATISTICS:
             values += [tensor for tensor in source.values if "float" in tensor.dtype]
             held += [tensor for tensor in source.values if "float" in tensor.dtype]
         elif widened and all(constant.op == "get_attr" for constant in widened):

@@ -12,7 +12,7 @@ from fxquant.graphs.regions import Region, gives_floats, is_observer, regions
 from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord
 
 ENTRY = ""  # stands before all inputs; no node has an empty name
-_PASSED = frozenset({Region.BOUNDARY, Region.OBSERVER})  # values go through them and stay what they are
+PASSED = frozenset({Region.BOUNDARY, Region.OBSERVER})  # values go through them and stay what they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,26 +104,41 @@ def precision_changes(
     int8 weights with float activations are float here.
     """
     found = regions(snapshot) if found is None else found
-    origin: dict[str, tuple[str, tuple[str, ...]]] = {}  # node → who computed what it gives, and what it came through
+    computed = computed_by(snapshot, found)
     changes: dict[tuple[str, str], PrecisionChange] = {}
+    ways: dict[str, tuple[str, ...]] = {}
     for node in snapshot:
-        if found[node.name] in _PASSED:
-            origin[node.name] = _passed(node, origin)
-            continue
-        origin[node.name] = (node.name, ())
-        for name in node.inputs:
-            source, through = origin[name]
-            before, after = _side(snapshot[source], found), _side(node, found)
-            if before is not None and after is not None and before is not after:
-                size = tensor_bytes(snapshot[source].values) if snapshot[source].values else None
-                change = PrecisionChange(source, node.name, before, after, through, size)
-                changes.setdefault((source, node.name), change)
+        after = None if found[node.name] in PASSED else _side(node, found)
+        for name in node.inputs if after is not None else ():
+            source = snapshot[computed[name]]
+            before = _side(source, found)
+            if before is None or after is None or before is after:
+                continue
+            if name not in ways:
+                ways[name] = _conversions(name, snapshot, found)
+            size = tensor_bytes(source.values) if source.values else None
+            change = PrecisionChange(source.name, node.name, before, after, ways[name], size)
+            changes.setdefault((source.name, node.name), change)
     return tuple(changes.values())
 
 
-def _passed(node: NodeRecord, origin: Mapping[str, tuple[str, tuple[str, ...]]]) -> tuple[str, tuple[str, ...]]:
-    source, through = origin[node.inputs[0]] if node.inputs else (node.name, ())
-    return source, through if is_observer(node) else (*through, node.name)
+def computed_by(snapshot: GraphSnapshot, found: Mapping[str, Region]) -> dict[str, str]:
+    """Node → the op that computed what it gives: itself, or for conversions and observers the op behind them."""
+    computed: dict[str, str] = {}
+    for node in snapshot:
+        passes = found[node.name] in PASSED and bool(node.inputs)
+        computed[node.name] = computed[node.inputs[0]] if passes else node.name
+    return computed
+
+
+def _conversions(name: str, snapshot: GraphSnapshot, found: Mapping[str, Region]) -> tuple[str, ...]:
+    """The quantizes and dequantizes that a value came through, ending in this node."""
+    way = []
+    while found[name] in PASSED and snapshot[name].inputs:
+        if not is_observer(snapshot[name]):
+            way.append(name)
+        name = snapshot[name].inputs[0]
+    return tuple(reversed(way))
 
 
 def _side(node: NodeRecord, found: Mapping[str, Region]) -> Region | None:

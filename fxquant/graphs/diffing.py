@@ -1,57 +1,29 @@
-"""What changed between two snapshots of one compilation: exact, because nodes carry their origins.
-
-Nodes that share an origin belong together; each such group is unchanged, retyped, replaced (n → m) or removed. Nodes
-without an origin were inserted by a pass, and are matched by name where both sides have them.
-"""
+"""The difference between two graphs: exact where nodes carry origins, by structure where they do not."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any
 
+from fxquant.graphs.change import SIGNS, Change, Delta, Entry, Rewire
+from fxquant.graphs.hashing import literal, references
+from fxquant.graphs.matching import Group, match
+from fxquant.graphs.patching import Patch, patch
 from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord
 
 
-class Change(StrEnum):
-    """What became of a group of nodes."""
-
-    UNCHANGED = "unchanged"
-    RETYPED = "retyped"  # one node each, same op; class, arguments or attributes differ
-    REPLACED = "replaced"  # n nodes became m
-    INSERTED = "inserted"
-    REMOVED = "removed"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One group: its nodes before and after, by name."""
-
-    change: Change
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    deltas: tuple[tuple[str, str, str], ...] = ()  # (what, old, new), for RETYPED
-
-    def __str__(self) -> str:
-        left, right = " + ".join(self.before), " + ".join(self.after)
-        told = "".join(f"\n    {what}: {old} → {new}" for what, old, new in self.deltas)
-        match self.change:
-            case Change.INSERTED:
-                return f"+ {right}"
-            case Change.REMOVED:
-                return f"- {left}"
-            case Change.UNCHANGED:
-                return f"  {left}"
-            case _:
-                return f"~ {left} → {right}{told}"
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GraphDiff:
-    """Every node of both snapshots is in exactly one entry."""
+    """Every node of both graphs is in exactly one entry. `rewires` are edges that no entry explains."""
 
+    before: GraphSnapshot = field(repr=False)
+    after: GraphSnapshot = field(repr=False)
     entries: tuple[Entry, ...]
+    rewires: tuple[Rewire, ...] = ()
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -65,87 +37,198 @@ class GraphDiff:
 
     @property
     def is_empty(self) -> bool:
-        """Are the two graphs the same?"""
-        return all(entry.change is Change.UNCHANGED for entry in self.entries)
+        """Are the two graphs the same, but for names, the order of nodes and the lines that they come from?"""
+        return not self.rewires and all(entry.change is Change.UNCHANGED for entry in self.entries)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many entries of each kind."""
-        return {change.value: len(self.of(change)) for change in Change}
+        """How many entries of each kind, and how many rewired edges."""
+        return {change.value: len(self.of(change)) for change in Change} | {"rewired": len(self.rewires)}
+
+    @cached_property
+    def patch(self) -> Patch:
+        """The changes alone: `diff(a, b).patch.apply(a)` is b, names and lines included."""
+        kept = {entry.after[0]: entry.before[0] for entry in self.entries if entry.change in _SINGLE}
+        return patch(self.before, self.after, kept)
+
+    def inverse(self) -> GraphDiff:
+        """The difference from `after` to `before`."""
+        entries = (entry.inverse() for entry in self.entries)
+        rewires = tuple(sorted((rewire.inverse() for rewire in self.rewires), key=_place_of_rewire(self.before)))
+        return GraphDiff(self.after, self.before, _in_order(entries, self.after, self.before), rewires)
+
+    def to_json(self) -> str:
+        """Canonical JSON of what changed; unchanged nodes are counted only."""
+        changed = [asdict(entry) for entry in self.entries if entry.change is not Change.UNCHANGED]
+        payload = {
+            "schema": 1,
+            "before": {"title": self.before.title, "digest": self.before.digest, "nodes": len(self.before)},
+            "after": {"title": self.after.title, "digest": self.after.digest, "nodes": len(self.after)},
+            "counts": self.counts,
+            "entries": changed,
+            "rewires": [asdict(rewire) for rewire in self.rewires],
+        }
+        return json.dumps(payload, sort_keys=True, separators=(",", ":"))
 
     def __str__(self) -> str:
-        lines = [str(entry) for entry in self.entries if entry.change is not Change.UNCHANGED]
-        unchanged = len(self.of(Change.UNCHANGED))
-        return "\n".join([*lines, f"({unchanged} unchanged)"])
+        lines = [line for entry in self.entries for line in self.lines(entry) if entry.change is not Change.UNCHANGED]
+        counted = ", ".join(f"{count} {kind}" for kind, count in self.counts.items() if count)
+        return "\n".join([*lines, *(str(rewire) for rewire in self.rewires), f"({counted or 'nothing in either'})"])
+
+    def lines(self, entry: Entry) -> Iterator[str]:
+        """An entry for reading: its nodes with their classes, the user's line, and below it what differs."""
+        left, right = (" + ".join(_told(side[name]) for name in names)
+                       for side, names in ((self.before, entry.before), (self.after, entry.after)))  # fmt: skip
+        told = left if entry.change is Change.UNCHANGED else " → ".join(part for part in (left, right) if part)
+        if entry.change is Change.RETYPED and left == right:
+            told = left
+        where = next((self.before[name].where for name in entry.before if self.before[name].where), "")
+        yield f"{SIGNS[entry.change]} {told}" + (f"  ({where.rpartition('/')[2]})" if where else "")
+        for what, old, new in entry.deltas:
+            yield f"    {what}: {old or 'none'} → {new or 'none'}"
 
 
-def diff(before: GraphSnapshot, after: GraphSnapshot) -> GraphDiff:
-    """The difference between two snapshots of one compilation, in the order of `after` (removed nodes first)."""
-    renamed = _Names(before, after)
-    entries = [_entry(left, right, renamed) for left, right in renamed.groups]
-    position = {name: index for index, name in enumerate(node.name for node in after)}
-    return GraphDiff(tuple(sorted(entries, key=lambda entry: position[entry.after[0]] if entry.after else -1)))
+def _told(node: NodeRecord) -> str:
+    """A node for reading: its name, its class, and its module where the name does not say it."""
+    kind = "" if node.op in ("placeholder", "output", "get_attr") or node.kind == node.name else f" {node.kind}"
+    return f"{node.name}{kind}"
 
 
-Group = tuple[tuple[NodeRecord, ...], tuple[NodeRecord, ...]]
+_SINGLE = (Change.UNCHANGED, Change.RETYPED)
 
 
-class _Names:
-    """Groups of nodes that belong together, and which group a node's name is in on either side."""
+def diff(before: Any, after: Any) -> GraphDiff:
+    """What became of each node of `before` on the way to `after`.
 
-    def __init__(self, before: GraphSnapshot, after: GraphSnapshot) -> None:
-        parents: dict[str, str] = {}
-        for node in (*before, *after):
-            keys = node.origins or (f"inserted {node.name}",)
-            for key in keys:
-                parents.setdefault(key, key)
-                parents[_root(parents, key)] = _root(parents, keys[0])
-        members: dict[str, Group] = defaultdict(lambda: ((), ()))
-        for index, snapshot in enumerate((before, after)):
-            for node in snapshot:
-                key = _root(parents, (node.origins or (f"inserted {node.name}",))[0])
-                left, right = members[key]
-                members[key] = (left, (*right, node)) if index else ((*left, node), right)
-        self.groups = tuple(members.values())
-        self.left = {node.name: number for number, (left, _) in enumerate(self.groups) for node in left}
-        self.right = {node.name: number for number, (_, right) in enumerate(self.groups) for node in right}
+    Both are snapshots, or anything that `fxquant.snapshot` takes. Where nodes carry origins (all graphs of one
+    compilation) these decide what belongs together, n nodes to m; other nodes are matched by module path, op, class,
+    arity and neighbourhood, so that renaming a graph changes nothing.
+    """
+    left, right = _snapshot(before), _snapshot(after)
+    groups = match(left, right)
+    where = _Groups(groups)
+    entries = _in_order((entry for group in groups for entry in _entries(group)), left, right)
+    rewires = (rewire for group in groups if group.before and group.after for rewire in where.rewires(group))
+    return GraphDiff(left, right, entries, tuple(sorted(rewires, key=_place_of_rewire(right))))
 
 
-def _root(parents: dict[str, str], key: str) -> str:
-    while parents[key] != key:
-        parents[key] = parents[parents[key]]
-        key = parents[key]
-    return key
+def _snapshot(x: Any) -> GraphSnapshot:
+    if isinstance(x, GraphSnapshot):
+        return x
+    from fxquant.graphs.snapping import snapshot  # it imports torch
+
+    return snapshot(x)
 
 
-def _entry(left: tuple[NodeRecord, ...], right: tuple[NodeRecord, ...], names: _Names) -> Entry:
-    sides = tuple(node.name for node in left), tuple(node.name for node in right)
-    if not left:
-        return Entry(Change.INSERTED, *sides)
-    if not right:
-        return Entry(Change.REMOVED, *sides)
-    if len(left) != 1 or len(right) != 1 or left[0].op != right[0].op:
-        return Entry(Change.REPLACED, *sides)
-    deltas = tuple(_deltas(left[0], right[0], names))
-    return Entry(Change.RETYPED if deltas else Change.UNCHANGED, *sides, deltas)
+def _in_order(entries: Any, before: GraphSnapshot, after: GraphSnapshot) -> tuple[Entry, ...]:
+    """In the order of `after`; what was removed stands first, in its own order."""
+    old = {node.name: index for index, node in enumerate(before)}
+    new = {node.name: index for index, node in enumerate(after)}
+    return tuple(
+        sorted(entries, key=lambda entry: (1, new[entry.after[0]]) if entry.after else (0, old[entry.before[0]]))
+    )
 
 
-def _deltas(old: NodeRecord, new: NodeRecord, names: _Names) -> Iterator[tuple[str, str, str]]:
-    if old.kind != new.kind:
-        yield "kind", old.kind, new.kind
-    before, after = dict(old.attributes), dict(new.attributes)
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
-            yield key or "options", before.get(key, ""), after.get(key, "")
-    inputs = [names.left[name] for name in old.inputs], [names.right[name] for name in new.inputs]
-    if inputs[0] != inputs[1]:
-        yield "inputs", ", ".join(old.inputs), ", ".join(new.inputs)
-    elif _without_names(old) != _without_names(new):
+def _place_of_rewire(after: GraphSnapshot) -> Any:
+    position = {node.name: index for index, node in enumerate(after)}
+    return lambda rewire: (position[rewire.after], rewire.new or "", rewire.old or "")
+
+
+def _entries(group: Group) -> Iterator[Entry]:
+    before, after = (tuple(node.name for node in side) for side in (group.before, group.after))
+    match len(before), len(after):
+        case (0, _):
+            yield from (Entry(Change.INSERTED, (), (name,)) for name in after)
+        case (_, 0):
+            yield from (Entry(Change.REMOVED, (name,), ()) for name in before)
+        case (1, 1) if group.before[0].op == group.after[0].op:
+            deltas = tuple(_deltas(group.before[0], group.after[0]))
+            yield Entry(Change.RETYPED if deltas else Change.UNCHANGED, before, after, deltas)
+        case _:
+            yield Entry(Change.REPLACED, before, after)
+
+
+def _deltas(old: NodeRecord, new: NodeRecord) -> Iterator[Delta]:
+    if old.op not in ("placeholder", "get_attr") and old.kind != new.kind:
+        yield "class" if old.op == "call_module" else "op", old.kind, new.kind
+    elif old.op.startswith("call") and old.op != "call_module" and old.target != new.target:
+        yield "op", old.target, new.target
+    attributes = list(_changed(dict(old.attributes), dict(new.attributes)))
+    yield from attributes
+    if not attributes and literal(old) != literal(new):
         yield "arguments", old.args, new.args
+    if old.values != new.values:
+        yield from _value_deltas(old, new)
 
 
-def _without_names(node: NodeRecord) -> str:
-    text = node.args
-    for index, name in sorted(enumerate(node.inputs), key=lambda item: -len(item[1])):
-        text = text.replace(f"%{name}", f"%{index}")
-    return text
+def _value_deltas(old: NodeRecord, new: NodeRecord) -> Iterator[Delta]:
+    if len(old.values) != 1 or len(new.values) != 1:
+        yield "values", ", ".join(map(str, old.values)), ", ".join(map(str, new.values))
+        return
+    before, after = old.values[0], new.values[0]
+    if before.dtype != after.dtype:
+        yield "dtype", before.dtype, after.dtype
+    if before.shape != after.shape:
+        yield "shape", str(list(before.shape)), str(list(after.shape))
+
+
+def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[Delta]:
+    for key in dict.fromkeys((*old, *new)):
+        if old.get(key) != new.get(key):
+            yield key, old.get(key, ""), new.get(key, "")
+
+
+_Source = tuple[str, int | None]  # what a node reads: its name, and its group where both graphs have it
+
+
+def _only_in(ours: list[_Source], theirs: list[_Source]) -> list[_Source]:
+    known = {number for _, number in theirs}
+    return list(dict.fromkeys(source for source in ours if source[1] is not None and source[1] not in known))
+
+
+def _is_one_op(group: Group) -> bool:
+    """The same op on both sides, so that its first input means the same?"""
+    kinds = [(node.op, node.kind if node.op == "call_function" else "") for node in (*group.before, *group.after)]
+    return len(kinds) == 2 and kinds[0] == kinds[1]
+
+
+class _Groups:
+    """Edges as edges between groups, past what was inserted or removed on the way."""
+
+    def __init__(self, groups: tuple[Group, ...]) -> None:
+        self.groups = groups
+        self.left = {node.name: number for number, group in enumerate(groups) for node in group.before}
+        self.right = {node.name: number for number, group in enumerate(groups) for node in group.after}
+
+    def rewires(self, group: Group) -> Iterator[Rewire]:
+        """The edges into a group that lead somewhere else."""
+        old, new = self._sources(group.before, self.left, 0), self._sources(group.after, self.right, 1)
+        if _is_one_op(group) and len(old) == len(new):
+            pairs: Iterable[tuple[_Source | None, _Source | None]] = zip(old, new, strict=True)
+        else:  # another op reads its inputs in another order
+            pairs = zip_longest(_only_in(old, new), _only_in(new, old))
+        for source, other in pairs:
+            if source is None or other is None or source[1] != other[1]:
+                yield Rewire(group.before[0].name, group.after[0].name, source and source[0], other and other[0])
+
+    def _sources(self, nodes: tuple[NodeRecord, ...], number: Mapping[str, int], side: int) -> list[_Source]:
+        """What the nodes read from outside of themselves: (name, group); None for what exists on one side only."""
+        own = {node.name for node in nodes}
+        return [
+            (source, self._resolved(source, number, side))
+            for node in nodes
+            for source in references(node)
+            if source not in own
+        ]
+
+    def _resolved(self, name: str, number: Mapping[str, int], side: int) -> int | None:
+        """The group that a value comes from, looking through nodes that the other graph does not have."""
+        while True:
+            group = self.groups[number[name]]
+            if group.before and group.after:
+                return number[name]
+            node = (group.after if side else group.before)[0]
+            read = references(node)
+            if not read:
+                return None
+            name = read[0]

@@ -9,6 +9,7 @@ from enum import StrEnum
 import networkx as nx
 
 from fxquant.graphs.costs import Cost, costs, tensor_bytes
+from fxquant.graphs.dataflow import PASSED, computed_by
 from fxquant.graphs.quantizing import is_dequantize, is_quantize
 from fxquant.graphs.regions import Region, gives_floats, regions
 from fxquant.graphs.remedies import Reason, Reasons, reasons_for
@@ -70,15 +71,15 @@ def float_areas(
 
     Float ops with only a quantize and a dequantize between them belong together: nothing is computed on those codes.
     """
-    shores = _Shores(snapshot, regions(snapshot))
+    found = regions(snapshot)
+    shores = _Shores(snapshot, found, computed_by(snapshot, found), _read_by(snapshot, found))
     cost = costs(snapshot) if known is None else known
     return tuple(_island(shores, names, reasons or {}, cost) for names in shores.areas())
 
 
 def _island(shores: _Shores, names: tuple[str, ...], reasons: Reasons, cost: Mapping[str, Cost]) -> Island:
     nodes = [shores.snapshot[name] for name in names]
-    area = frozenset(names)
-    before, after = shores.before(nodes, area), shores.after(nodes, area)
+    before, after = shores.before(nodes), shores.after(nodes)
     each = [cost[name].macs for name in names]
     sites = tuple(dict.fromkeys(origin for node in nodes for origin in node.origins or (node.site,)))
     return Island(
@@ -95,7 +96,7 @@ def _island(shores: _Shores, names: tuple[str, ...], reasons: Reasons, cost: Map
 
 @dataclass(frozen=True, slots=True)
 class _Shore:
-    """One side of an area: the conversions there, and whether a quantized op, or a bare float, is behind them."""
+    """One side of an area: its conversions, and whether an op on codes, or bare floats, lie behind it."""
 
     conversions: dict[str, None]
     has_codes: bool
@@ -115,42 +116,48 @@ def _place(before: _Shore, after: _Shore) -> Place:
 class _Shores:
     snapshot: GraphSnapshot
     found: Mapping[str, Region]
+    computed: Mapping[str, str]  # node → the op behind its conversions
+    read: Mapping[str, frozenset[Region]]  # conversion → regions of the ops that compute with its result
 
     def areas(self) -> tuple[tuple[str, ...], ...]:
         """Connected sets of float ops, each in graph order."""
         graph: nx.Graph[str] = nx.Graph()
-        graph.add_nodes_from(node.name for node in self.snapshot if self._is_float(node))
+        graph.add_nodes_from(node.name for node in self.snapshot if self._is_float(node.name))
         for name in tuple(graph):
-            graph.add_edges_from((source, name) for source in self._float_sources(self.snapshot[name]))
+            sources = (self.computed[source] for source in self.snapshot[name].inputs)
+            graph.add_edges_from((source, name) for source in sources if self._is_float(source))
         order = {node.name: index for index, node in enumerate(self.snapshot)}
         areas = [tuple(sorted(names, key=order.__getitem__)) for names in nx.connected_components(graph)]
         return tuple(sorted(areas, key=lambda names: order[names[0]]))
 
-    def before(self, nodes: Iterable[NodeRecord], area: frozenset[str]) -> _Shore:
+    def before(self, nodes: Iterable[NodeRecord]) -> _Shore:
         """What the area reads."""
         conversions: dict[str, None] = {}
         has_codes = has_floats = False
-        for source in (self.snapshot[name] for node in nodes for name in node.inputs):
-            if is_dequantize(source) and self.found[source.name] is Region.BOUNDARY:
-                conversions[source.name] = None
-                behind = self._computed(source)
-                has_codes |= behind.name not in area
-            elif source.op == "placeholder":
-                has_floats |= not source.values or gives_floats(source)
-            elif self.found[source.name] is Region.QUANTIZED:  # a kernel that gives floats
-                has_floats = True
+        for name in (name for node in nodes for name in node.inputs):
+            source = self.snapshot[self.computed[name]]
+            is_coded = self.found[source.name] is Region.QUANTIZED
+            is_converted = source.name != name and is_dequantize(self.snapshot[name])
+            if is_converted:
+                conversions[name] = None
+            has_codes |= is_coded and is_converted
+            has_floats |= is_coded and not is_converted  # a kernel that gives floats
+            has_floats |= source.op == "placeholder" and (not source.values or gives_floats(source))
         return _Shore(conversions, has_codes, has_floats)
 
-    def after(self, nodes: Iterable[NodeRecord], area: frozenset[str]) -> _Shore:
+    def after(self, nodes: Iterable[NodeRecord]) -> _Shore:
         """Who reads the area."""
         conversions: dict[str, None] = {}
         has_codes = has_floats = False
-        for reader in self._readers(nodes):
-            if is_quantize(reader) and self.found[reader.name] is Region.BOUNDARY:
-                conversions[reader.name] = None
-                has_codes |= any(name not in area for name in self._behind(reader))
-            elif reader.op == "output" or self.found[reader.name] is Region.QUANTIZED:
-                has_floats = True
+        for name in (name for node in nodes for name in self.snapshot.readers[node.name]):
+            reader = self.snapshot[name]
+            if self.found[name] is not Region.BOUNDARY:
+                has_floats |= reader.op == "output" or self.found[name] is Region.QUANTIZED
+                continue
+            if is_quantize(reader):
+                conversions[name] = None
+            has_codes |= Region.QUANTIZED in self.read[name]
+            has_floats |= Region.NEUTRAL in self.read[name]
         return _Shore(conversions, has_codes, has_floats)
 
     def bytes_moved(self, conversions: Iterable[str]) -> int | None:
@@ -163,26 +170,19 @@ class _Shores:
             moved += tensor_bytes(given) + tensor_bytes(taken)
         return moved
 
-    def _is_float(self, node: NodeRecord) -> bool:
-        return self.found[node.name] in (Region.FLOAT, Region.WEIGHTS)
+    def _is_float(self, name: str) -> bool:
+        return self.found[name] in (Region.FLOAT, Region.WEIGHTS)
 
-    def _float_sources(self, node: NodeRecord) -> list[str]:
-        """Float ops that it reads, directly or through a quantize and a dequantize."""
-        sources = (self._computed(self.snapshot[name]) for name in node.inputs)
-        return [source.name for source in sources if self._is_float(source)]
 
-    def _computed(self, node: NodeRecord) -> NodeRecord:
-        """The op whose result a conversion gives, or the node itself."""
-        while self.found[node.name] in (Region.BOUNDARY, Region.OBSERVER) and node.inputs:
-            node = self.snapshot[node.inputs[0]]
-        return node
-
-    def _readers(self, nodes: Iterable[NodeRecord]) -> list[NodeRecord]:
-        return [self.snapshot[name] for node in nodes for name in self.snapshot.readers[node.name]]
-
-    def _behind(self, quantize: NodeRecord) -> list[str]:
-        """Who computes with the codes of a quantize."""
-        readers = self._readers([quantize])
-        deeper = [other for reader in readers if is_dequantize(reader) for other in self._readers([reader])]
-        computing = [reader for reader in (*readers, *deeper) if self.found[reader.name] is not Region.BOUNDARY]
-        return [reader.name for reader in computing if self.found[reader.name] is not Region.NEUTRAL]
+def _read_by(snapshot: GraphSnapshot, found: Mapping[str, Region]) -> dict[str, frozenset[Region]]:
+    """Conversion → the regions of what reads its result, conversions behind it left out; NEUTRAL is the output."""
+    read: dict[str, frozenset[Region]] = {}
+    for node in reversed(snapshot.nodes):
+        if found[node.name] not in PASSED:
+            continue
+        regions_behind: set[Region] = set()
+        for name in snapshot.readers[node.name]:
+            is_known = found[name] is not Region.NEUTRAL or snapshot[name].op == "output"
+            regions_behind |= read[name] if name in read else {found[name]} if is_known else set()
+        read[node.name] = frozenset(regions_behind)
+    return read

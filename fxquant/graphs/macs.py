@@ -39,9 +39,9 @@ def macs(node: NodeRecord, snapshot: GraphSnapshot, weights: Shapes) -> int | No
     """
     name = operation(node)
     if name in _CONVS:
-        return _of_conv(node.values, weights)
+        return _of_conv(node.values, weights or _input(node, snapshot, 1))
     if name in _TRANSPOSED:
-        return _of_conv(_input(node, snapshot), weights)
+        return _of_conv(_input(node, snapshot), weights or _input(node, snapshot, 1))
     if name in _LINEARS:
         return _of_product(node.values, _input(node, snapshot))
     if name in _RECURRENT:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import fxquant
 from fxquant import targets, torch_ao
 from fxquant.errors import FxQuantError
+from fxquant.graphs.patching import Patch
 from fxquant.passes import _packing
 from fxquant.pipeline import Pass
 
@@ -150,6 +151,8 @@ SCENARIOS = {
     "FXQ504": _refused,
     "FXQ505": _wrong,
     "FXQ610": lambda patch: compiled().__reduce_ex__(4),
+    "FXQ621": lambda patch: Patch.from_json("[]"),
+    "FXQ621-graph": lambda patch: fxquant.diff(Net().eval(), Net().eval()).patch.apply(fxquant.GraphSnapshot(())),
     "FXQ620": lambda patch: fxquant.GraphSnapshot.from_json('{"nodes":[]}'),
 }
 

@@ -18,9 +18,8 @@ from fxquant.graphs.dataflow import (
 )
 from fxquant.graphs.regions import Region
 from fxquant.graphs.snapshot import GraphSnapshot
-from support.compiling import compiled
-from support.models import MODELS
 from support.planted import FLOATS, Planted, chain
+from support.snapshots import of_zoo
 
 
 @st.composite
@@ -35,7 +34,7 @@ def graphs(draw: st.DrawFn) -> GraphSnapshot:
 
 
 def test_the_networkx_graph_has_every_node_and_edge() -> None:
-    snapshot = compiled(MODELS["mlp"]).snapshot()
+    snapshot = of_zoo("mlp").snapshot()
     graph = graph_of(snapshot)
     assert list(graph) == [node.name for node in snapshot]
     assert sorted(graph.edges) == sorted(set(snapshot.edges))
@@ -108,5 +107,5 @@ def test_a_dynamic_kernel_changes_the_precision_inside_itself() -> None:
 
 
 def test_pairs_of_quantize_and_dequantize_between_quantized_ops_are_no_change() -> None:
-    changes = precision_changes(compiled(MODELS["resnet18"]).snapshot("converted"))
+    changes = precision_changes(of_zoo("resnet18").snapshot("converted"))
     assert [(change.source, change.reader) for change in changes] == [("x", "conv2d"), ("linear", "output")]

@@ -13,9 +13,8 @@ from torch import nn
 import fxquant
 from fxquant.graphs.islands import Place, float_areas, islands
 from fxquant.graphs.remedies import reasons_of
-from support.compiling import compiled
-from support.models import MODELS
 from support.planted import Planted, chain
+from support.snapshots import of_zoo
 
 
 class Between(nn.Module):
@@ -46,11 +45,11 @@ def test_a_float_op_between_quantized_ones_is_one_island(op: nn.Module, stage: s
 
 @pytest.mark.parametrize("stage", ["traced", "prepared", "converted", "lowered"])
 def test_a_model_that_is_quantized_throughout_has_none(stage: str) -> None:
-    assert islands(compiled(MODELS["resnet18"]).snapshot(stage)) == ()
+    assert islands(of_zoo("resnet18").snapshot(stage)) == ()
 
 
 def test_a_float_graph_is_one_area_from_input_to_output_and_no_island() -> None:
-    (area,) = float_areas(compiled(MODELS["mlp"]).snapshot("traced"))
+    (area,) = float_areas(of_zoo("mlp").snapshot("traced"))
     assert (area.place, area.pairs, len(area.nodes)) == (Place.THROUGH, 0, 5)
     assert area.macs == 16 * 1408
 
@@ -99,6 +98,21 @@ def test_a_float_skip_from_the_input_joins_the_island_to_the_head() -> None:
     assert [area.place for area in float_areas(snapshot)] == [Place.HEAD]
 
 
+def test_codes_that_nothing_computes_on_make_no_inside() -> None:
+    graph = Planted()
+    first = graph.float(graph.dequantize(graph.quantize(graph.input())))
+    last = graph.float(graph.dequantize(graph.quantized(graph.quantize(first))))
+    found = float_areas(graph.output(graph.dequantize(graph.quantize(last))))
+    assert [(area.place, area.pairs) for area in found] == [(Place.HEAD, 1), (Place.TAIL, 1)]
+
+
+def test_codes_that_are_quantized_again_on_the_way_are_still_codes() -> None:
+    graph = Planted()
+    middle = graph.float(graph.dequantize(graph.quantized(graph.quantize(graph.input()))))
+    again = graph.quantize(graph.dequantize(graph.quantize(middle)))
+    assert len(islands(graph.output(graph.dequantize(graph.quantized(again))))) == 1
+
+
 def test_floats_with_only_conversions_between_them_are_one_island_that_pays_for_those_too() -> None:
     graph = Planted()
     start = graph.quantized(graph.quantize(graph.input()))
@@ -113,11 +127,11 @@ def test_between_dynamic_kernels_there_is_no_island() -> None:
     graph = Planted()
     snapshot = graph.output(graph.dynamic(graph.float(graph.dynamic(graph.input()))))
     assert islands(snapshot) == ()
-    assert islands(compiled(MODELS["encoder"], "int8-dynamic").snapshot()) == ()
+    assert islands(of_zoo("encoder", "int8-dynamic").snapshot()) == ()
 
 
 def test_the_dearest_island_comes_first() -> None:
-    found = islands(compiled(MODELS["encoder"]).snapshot())
+    found = islands(of_zoo("encoder").snapshot())
     moved = [island.bytes_moved or 0 for island in found]
     assert len(moved) == 4
     assert moved == sorted(moved, reverse=True)
@@ -125,7 +139,7 @@ def test_the_dearest_island_comes_first() -> None:
 
 
 def test_an_island_reads_well() -> None:
-    model = compiled(MODELS["dense_block"])
+    model = of_zoo("dense_block")
     island = islands(model.snapshot(), reasons_of(model.ledger))[-1]
     assert str(island) == (
         "norms_0, relu: 1 dequantize, 1 quantize, 1,310,720 bytes moved\n"
@@ -134,3 +148,19 @@ def test_an_island_reads_well() -> None:
         "  relu: FXQ207 its input stays float32; to remove it: use an op that has an int8 kernel, "
         "or move it to the model's start or end"
     )
+
+
+def test_floats_that_also_reach_the_output_through_codes_are_a_tail() -> None:
+    graph = Planted()
+    value = graph.float(graph.dequantize(graph.quantized(graph.quantize(graph.input()))))
+    codes = graph.quantize(value)
+    found = float_areas(graph.output(graph.dequantize(graph.quantized(codes)), graph.dequantize(codes)))
+    assert [area.place for area in found] == [Place.TAIL]
+
+
+def test_floats_that_a_dynamic_kernel_feeds_too_are_a_head() -> None:
+    graph = Planted()
+    x = graph.input()
+    value = graph.float(graph.dequantize(graph.quantized(graph.quantize(x))), graph.dynamic(x))
+    found = float_areas(graph.output(graph.dequantize(graph.quantized(graph.quantize(value)))))
+    assert [area.place for area in found] == [Place.HEAD]
