@@ -15,8 +15,8 @@ from fxquant.graphs.diffing import GraphDiff, diff
 from fxquant.graphs.patching import Patch
 from fxquant.graphs.snapshot import GraphSnapshot
 from support.compiling import compiled
-from support.models import MODELS
 from support.drawn import EDITS, insert, node, planted, rewire, snapshots
+from support.models import MODELS
 
 STAGES = ("traced", "prepared", "converted", "lowered")
 PAIRS = tuple(itertools.product(STAGES, STAGES))
