@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fxquant.compiler import compile, default_pipeline
     from fxquant.custom import CustomModule
+    from fxquant.drawing.overlays import Overlay
+    from fxquant.drawing.picture import Picture, draw
     from fxquant.errors import FxQuantError, FxQuantWarning
     from fxquant.graphs.diffing import GraphDiff, diff
     from fxquant.graphs.snapping import snapshot
@@ -29,6 +31,7 @@ _HOMES = {
     "compile": "fxquant.compiler",
     "default_pipeline": "fxquant.compiler",
     "diff": "fxquant.graphs.diffing",
+    "draw": "fxquant.drawing.picture",
     "CompiledModel": "fxquant.model",
     "CustomModule": "fxquant.custom",
     "Decision": "fxquant.plan",
@@ -39,7 +42,9 @@ _HOMES = {
     "Ledger": "fxquant.ledger",
     "Measurements": "fxquant.measuring",
     "Mode": "fxquant.plan",
+    "Overlay": "fxquant.drawing.overlays",
     "Pass": "fxquant.pipeline",
+    "Picture": "fxquant.drawing.picture",
     "Pipeline": "fxquant.pipeline",
     "Program": "fxquant.program",
     "QuantPlan": "fxquant.plan",
@@ -61,7 +66,9 @@ __all__ = [
     "Ledger",
     "Measurements",
     "Mode",
+    "Overlay",
     "Pass",
+    "Picture",
     "Pipeline",
     "Program",
     "QuantPlan",
@@ -70,6 +77,7 @@ __all__ = [
     "compile",
     "default_pipeline",
     "diff",
+    "draw",
     "measure",
     "snapshot",
     "sqnr_db",

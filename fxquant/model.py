@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +23,7 @@ from fxquant.sizes import size_bytes
 from fxquant.source import Source
 
 if TYPE_CHECKING:
+    from fxquant.drawing.picture import Picture
     from fxquant.graphs.diffing import GraphDiff
     from fxquant.graphs.snapshot import GraphSnapshot
 
@@ -136,6 +139,30 @@ class CompiledModel(nn.Module):
             raise ContractError("FXQ402", f"the model is {self.stage.name}: it has not reached {wanted.name}")
         reached = [record.after for record in self._history if record.stage <= wanted]
         return self._history[0].before if wanted is Stage.TRACED or not reached else reached[-1]
+
+    def draw(self, stage: Stage | str | None = None, **options: Any) -> Picture:
+        """A picture of the graph at a stage, its float islands outlined. Options are those of `fxquant.draw`."""
+        from fxquant.drawing.picture import draw
+        from fxquant.graphs.islands import islands
+
+        graph = self.snapshot(stage)
+        outlined = [(f"float island {index}", island.nodes) for index, island in enumerate(islands(graph), 1)]
+        return draw(graph, **{"islands": outlined, **options})
+
+    def report(
+        self, path: str | os.PathLike[str], *, model: nn.Module | None = None, inputs: Any = None, rows: int = 4
+    ) -> Path:
+        """Write one self-contained HTML file about this model: layers and why, errors, diffs, pictures, timings.
+
+        Args:
+            path: where to. Written whole or not at all.
+            model: the float model to measure against, where the one that was compiled is gone.
+            inputs: one call's arguments to measure on; None: the first calibration rows.
+            rows: how many rows of them at most.
+        """
+        from fxquant.reporting.report import write_report
+
+        return write_report(self, path, model=model, inputs=inputs, rows=rows)
 
     def trace_float(self, model: nn.Module | None = None) -> Program:
         """The float graph that this one came from, to compare with: of `model`, else of the model that was compiled.

@@ -9,7 +9,8 @@ from fxquant.drawing.folding import Classes, folds, module_key, path_of
 from fxquant.drawing.labels import node_lines, tooltip
 from fxquant.drawing.view import Arrow, Box, Key, View
 from fxquant.drawing.words import clean, clean_path, plural
-from fxquant.graphs.diffing import Change, Entry, GraphDiff
+from fxquant.graphs.change import Change, Entry
+from fxquant.graphs.diffing import GraphDiff
 from fxquant.graphs.kernels import operation
 from fxquant.graphs.regions import Region, regions
 from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord

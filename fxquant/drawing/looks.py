@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fxquant.graphs.diffing import Change
+from fxquant.graphs.change import Change
 from fxquant.graphs.regions import Region
 
 MIXED = "mixed"  # a module that computes in more than one way

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from fxquant.graphs.diffing import Change, diff
+from fxquant.graphs.change import Change
+from fxquant.graphs.diffing import diff
 from fxquant.program import Stage
 from fxquant.reporting.wording import short
 
 if TYPE_CHECKING:
-    from fxquant.graphs.diffing import Entry, GraphDiff
+    from fxquant.graphs.change import Entry
+    from fxquant.graphs.diffing import GraphDiff
     from fxquant.graphs.snapshot import GraphSnapshot
     from fxquant.model import CompiledModel
 

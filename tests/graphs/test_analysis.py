@@ -12,8 +12,8 @@ from fxquant.graphs.analysis import analyse
 from fxquant.graphs.regions import Region
 from fxquant.graphs.remedies import reasons_of
 from fxquant.graphs.snapshot import GraphSnapshot
+from support.compiled_zoo import of_zoo
 from support.planted import Planted, chain
-from support.snapshots import of_zoo
 
 
 def test_the_analysis_reads_well() -> None:

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from fxquant.graphs.costs import Cost, costs, tensor_bytes, total, width
 from fxquant.graphs.snapping import snapshot
 from fxquant.graphs.snapshot import TensorInfo
+from support.compiled_zoo import of_zoo
 from support.models import FAMILIES, MODELS
-from support.snapshots import of_zoo
 
 PLAIN = [name for name, case in MODELS.items() if case.is_traceable and case.keywords is None]
 

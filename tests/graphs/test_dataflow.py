@@ -18,8 +18,8 @@ from fxquant.graphs.dataflow import (
 )
 from fxquant.graphs.regions import Region
 from fxquant.graphs.snapshot import GraphSnapshot
+from support.compiled_zoo import of_zoo
 from support.planted import FLOATS, Planted, chain
-from support.snapshots import of_zoo
 
 
 @st.composite

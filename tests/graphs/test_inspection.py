@@ -7,8 +7,8 @@ import json
 import pytest
 
 from fxquant.graphs.inspection import TOTAL, as_dicts, inspect_rows, total_row
+from support.compiled_zoo import of_zoo
 from support.models import MODELS
-from support.snapshots import of_zoo
 
 
 def test_a_row_says_what_a_layer_is_costs_and_became() -> None:

@@ -13,8 +13,8 @@ from torch import nn
 import fxquant
 from fxquant.graphs.islands import Place, float_areas, islands
 from fxquant.graphs.remedies import reasons_of
+from support.compiled_zoo import of_zoo
 from support.planted import Planted, chain
-from support.snapshots import of_zoo
 
 
 class Between(nn.Module):

@@ -16,10 +16,10 @@ from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord, TensorInfo
 from fxquant.ledger import Row
 from fxquant.passes import _native_ops as native
 from fxquant.torch_ao import raw_mapping
+from support.compiled_zoo import of_zoo
 from support.compiling import compiled, raw
 from support.models import FAMILIES, MODELS
 from support.planted import FLOATS, Planted, chain
-from support.snapshots import of_zoo
 
 TRACEABLE = [name for name, case in MODELS.items() if case.is_traceable]
 OTHER_PRESETS = ["int8-dynamic", "int8-weight-only", "float16"]

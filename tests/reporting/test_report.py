@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import fxquant
 from fxquant.errors import FxQuantError
-from fxquant.graphs.diffing import Change
+from fxquant.graphs.change import Change
 from fxquant.reporting.policy import inert_json
 from fxquant.reporting.report import render_report, write_report
 from fxquant.reporting.wording import short
