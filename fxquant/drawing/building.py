@@ -150,8 +150,14 @@ def _inside(box: Box, cluster: tuple[str, ...]) -> Box:
     path = ".".join(cluster)
     if not cluster:
         return replace(box, cluster=())
-    told = [line.removeprefix(f"{path}.") for line in box.lines[1:] if line != path]
+    told = [_from(path, line) for line in box.lines[1:] if line != path]
     return replace(box, cluster=cluster, lines=(*box.lines[:1], *told))
+
+
+def _from(path: str, line: str) -> str:
+    """'conv1' for 'layer1.0.conv1' within 'layer1.0'; a bare index would say nothing."""
+    rest = line.removeprefix(f"{path}.")
+    return line if rest.isdigit() else rest
 
 
 def _kept(path: tuple[str, ...], held: dict[tuple[str, ...], int]) -> tuple[str, ...]:

@@ -168,23 +168,29 @@ class _Merged:
 
 
 def side_by_side_of(a: GraphSnapshot, b: GraphSnapshot, diff: GraphDiff, wanted: Wanted, title: str = "") -> View:
-    """Both graphs in clusters 'before' and 'after'; boxes of one entry are linked by dotted lines."""
+    """Both graphs in clusters 'before' and 'after'; a changed pair bears the same number: '↔ 12'."""
     views = [view_of(one, replace(wanted, islands=()), prefix=prefix) for one, prefix in ((a, "a"), (b, "b"))]
     of = [{name: box.id for box in view.boxes for name in box.members} for view in views]
     changes: tuple[dict[str, Change], ...] = ({}, {})
-    links: dict[tuple[str, str], None] = {}
-    for entry in diff.entries:
+    marks: tuple[dict[str, str], ...] = ({}, {})
+    for number, entry in enumerate(diff.entries, 1):
         for at, names in enumerate((entry.before, entry.after)):
             for name in names:
-                changes[at][of[at][name]] = _worse(changes[at].get(of[at][name]), entry.change)
-        if entry.before and entry.after:
-            links[of[0][entry.before[0]], of[1][entry.after[-1]]] = None
+                box_id = of[at][name]
+                changes[at][box_id] = _worse(changes[at].get(box_id), entry.change)
+                if entry.before and entry.after and entry.change is not Change.UNCHANGED:
+                    marks[at].setdefault(box_id, f"↔ {number}")
     boxes = [
-        replace(box, cluster=(side, *box.cluster), change=changes[at].get(box.id, Change.UNCHANGED).value)
+        replace(
+            box,
+            cluster=(side, *box.cluster),
+            change=changes[at].get(box.id, Change.UNCHANGED).value,
+            lines=(*box.lines, marks[at][box.id]) if box.id in marks[at] else box.lines,
+        )
         for at, (side, view) in enumerate(zip(("before", "after"), views, strict=True))
         for box in view.boxes
     ]
-    arrows = (*views[0].arrows, *views[1].arrows, *(Arrow(*pair, look="match") for pair in links))
+    arrows = (*views[0].arrows, *views[1].arrows)
     notes = tuple(dict.fromkeys(views[0].notes + views[1].notes))
     return View(tuple(boxes), arrows, legend_of(boxes, wanted), clean(title or f"{a.title} → {b.title}", 120), notes)
 
