@@ -112,9 +112,7 @@ def test_torch_ao_has_one_door(name):
     assert not below(imports(tree) | chains(tree), "torch.ao"), "go through fxquant/torch_ao.py"
 
 
-@pytest.mark.parametrize(
-    "name", sorted(below(set(MODULES), "fxquant.graphs") | below(set(MODULES), "fxquant.drawing"))
-)
+@pytest.mark.parametrize("name", sorted(below(set(MODULES), "fxquant.graphs") | below(set(MODULES), "fxquant.drawing")))
 def test_graphs_and_pictures_know_no_torch(name):
     if name == "fxquant.graphs.snapping":
         return  # the one that reads torch's graphs
