@@ -25,7 +25,7 @@ def quoted(text: str) -> str:
 
 
 def joined(lines: Iterable[str]) -> str:
-    """Lines one below the other. Blank ones are left out: Graphviz 8's Pango text layout crashes on an empty line."""
+    """Lines one below the other. Blank ones are left out: pygraphviz 2.0.4's Graphviz crashes on an empty line."""
     return "\\n".join(quoted(line) for line in lines if line.strip())
 
 
