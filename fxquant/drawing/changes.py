@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fxquant.drawing.building import MOST_BOXES, Wanted, clustered, legend_of, module_look, view_of
-from fxquant.drawing.folding import Classes, folds, module_key, path_of
+from fxquant.drawing.folding import Classes, containers, folds, module_key, path_of
 from fxquant.drawing.labels import node_lines, tooltip
 from fxquant.drawing.view import Arrow, Box, Key, View
 from fxquant.drawing.words import clean, clean_path, plural
@@ -51,7 +51,7 @@ class _Merged:
             for at, snapshot in enumerate(self.sides):
                 for inner, outer in folds(snapshot, self.found[at]):
                     classes.join((at, outer), (at, inner))
-        self.depth = wanted.depth
+        self.depth, self.holders = wanted.depth, containers((*a, *b))
         self._modules(classes)
         self._fill(classes)
         if wanted.context is not None:
@@ -66,7 +66,7 @@ class _Merged:
         firsts: dict[tuple[str, ...], Side] = {}
         for at in (1, 0):
             for node in self.sides[at]:
-                key = module_key(node, self.depth)
+                key = module_key(node, self.depth, self.holders)
                 if key is not None and (self.depth == 0 or node.op not in ("placeholder", "output")):
                     classes.join(firsts.setdefault(key, (at, node.name)), (at, node.name))
 
@@ -120,9 +120,9 @@ class _Merged:
         self, main: NodeRecord, nodes: list[NodeRecord], entries: list[Entry], change: Change, at: int
     ) -> tuple[str, ...]:
         computing = [entry for entry in entries if self._is_about_an_op(entry)]
-        if (self.depth is not None and module_key(main, self.depth) is not None) or len(computing) > 2:
+        if (self.depth is not None and module_key(main, self.depth, self.holders) is not None) or len(computing) > 2:
             counts = [(kind.value, sum(entry.change is kind for entry in entries)) for kind in Change]
-            key = module_key(main, self.depth) if self.depth is not None else None
+            key = module_key(main, self.depth, self.holders) if self.depth is not None else None
             head = clean_path(".".join(key)) or "the model" if key is not None else f"… {plural(len(nodes), 'node')}"
             return (head, *(f"{count:,} {kind}" for kind, count in counts if count))
         lines = node_lines(main, nodes, self.found[at])

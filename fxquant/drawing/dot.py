@@ -24,9 +24,14 @@ def quoted(text: str) -> str:
     return str.__str__(text).replace("\\", "\\\\").replace("&", "&amp;")
 
 
+def joined(lines: Iterable[str]) -> str:
+    """Lines one below the other. Blank ones are left out: pygraphviz 2.0.4's Graphviz crashes on an empty line."""
+    return "\\n".join(quoted(line) for line in lines if line.strip())
+
+
 def label(lines: Iterable[str]) -> str:
     """Lines one below the other, centred."""
-    text: str = graphviz.nohtml("\\n".join(map(quoted, lines)))
+    text: str = graphviz.nohtml(joined(lines))
     return text
 
 
@@ -56,7 +61,7 @@ def _write_boxes(graph: graphviz.Digraph, boxes: Iterable[Box]) -> None:
         for depth in range(1, len(box.cluster) + 1):
             if box.cluster[:depth] not in graphs:
                 graphs[box.cluster[:depth]] = _cluster(len(graphs), box.cluster[:depth])
-        told = {"label": "\\n".join(map(quoted, _lines(box))), "tooltip": quoted(box.tooltip or " ".join(box.lines))}
+        told = {"label": joined(_lines(box)), "tooltip": quoted(box.tooltip or " ".join(box.lines))}
         graphs[box.cluster].body.append(f"\t{box.id} [{_listed(told | _attributes(box))}]\n")
     for path, inner in sorted(graphs.items(), key=lambda item: -len(item[0])):
         if path:
