@@ -19,6 +19,7 @@ from fxquant.drawing.picture import draw
 from fxquant.errors import RendererMissingError, RenderError, RenderTimeoutError, UsageError
 from fxquant.graphs.diffing import diff
 from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord, TensorInfo
+from support.timing import least_seconds
 
 
 def chain(length, scope=lambda index: ""):
