@@ -12,7 +12,7 @@ import click
 
 from fxquant.tools.model_options import CODE_RUNS, Options, ReferenceType, model_options
 from fxquant.tools.model_reference import Reference
-from fxquant.tools.output import check_output, note, replacing
+from fxquant.tools.output import check_output, note, write
 
 if TYPE_CHECKING:
     from fxquant.model import CompiledModel
@@ -44,10 +44,9 @@ def compile_(model: Reference, report: str | None, as_json: bool, options: Optio
     seconds = time.perf_counter() - started
     sizes = Sizes(None if subject.model is None else size_bytes(subject.model), compiled.size_bytes())
     if report is not None:
-        from fxquant.reporting.report import write_report
+        from fxquant.reporting.report import render_report
 
-        with replacing(report) as scratch:
-            write_report(compiled, scratch, model=subject.model, inputs=subject.inputs)
+        write(report, render_report(compiled, model=subject.model, inputs=subject.inputs))
     if as_json:
         print(json.dumps(_facts(compiled, sizes, report, subject.notes), indent=2))
         return

@@ -57,7 +57,7 @@ def diff(
     else:
         from fxquant.drawing.picture import draw
 
-        title = f"{before} → {after}"
+        title = f"{left.title or before} → {right.title or after}"
         picture = draw((left, right, found), depth=depth, side_by_side=side_by_side, title=title)
         content, drawn = file_of(picture, form, output, title=title, texts=(str(found),)), picture.notes
     if output == STDOUT:

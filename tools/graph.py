@@ -80,8 +80,10 @@ def graph(
 
 def _outlined(found: Analysis) -> list[tuple[str, tuple[str, ...]]]:
     """The islands, as the legend names them."""
-    counted = [(len(island.dequantizes), len(island.quantizes), island.nodes) for island in found.islands]
-    return [(f"float island: {before} dequantize, {after} quantize", nodes) for before, after, nodes in counted]
+    return [
+        (f"island {number}: {len(island.dequantizes)} dequantize, {len(island.quantizes)} quantize", island.nodes)
+        for number, island in enumerate(found.islands, 1)
+    ]
 
 
 def _tell(snapshot: GraphSnapshot, output: str, notes: list[str]) -> None:

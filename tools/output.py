@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from fxquant.errors import UsageError, did_you_mean
@@ -40,20 +38,13 @@ def check_output(path: str, suffixes: tuple[str, ...]) -> str:
 def write(path: str, content: str | bytes) -> None:
     """Put this into the file, which is the old one or the new one and never a part. FXQ118 when that cannot be done."""
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
-    with replacing(path) as scratch:
-        Path(scratch).write_bytes(data)
-
-
-@contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """The name of a file to write, which takes the place of `path` once it is whole. FXQ118."""
     target = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
     scratch = target.with_name(f".{os.getpid()}-{target.name[-100:]}")
     try:
         if target.exists() and not target.is_file():  # a pipe or a device such as /dev/null: nothing to replace
-            yield str(target)
+            target.write_bytes(data)
             return
-        yield str(scratch)
+        scratch.write_bytes(data)
         os.replace(scratch, target)
     except OSError as error:
         told = f"'{path}' cannot be written: {error.strerror or error}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fxquant.drawing.folding import Classes, folds, module_key, path_of
+from fxquant.drawing.folding import Classes, containers, folds, module_key, path_of
 from fxquant.drawing.labels import arrow_text, module_lines, node_lines, tooltip
 from fxquant.drawing.looks import CHANGES, LAYERED, LOOKS, MIXED
 from fxquant.drawing.overlays import Overlay
@@ -33,7 +33,7 @@ class Plan:
     """A snapshot cut into boxes at one depth: `members` by box, in graph order."""
 
     def __init__(self, snapshot: GraphSnapshot, found: dict[str, Region], wanted: Wanted) -> None:
-        classes = Classes()
+        classes, holders = Classes(), containers(snapshot if wanted.depth else ())
         self.modules: dict[str, tuple[str, ...]] = {}
         if not wanted.constants:
             for inner, outer in reversed(folds(snapshot, found)):
@@ -43,7 +43,7 @@ class Plan:
         self.box: dict[str, str] = {}
         for node in snapshot:
             root = str(classes.find(node.name))
-            key = None if wanted.depth is None else module_key(snapshot[root], wanted.depth)
+            key = None if wanted.depth is None else module_key(snapshot[root], wanted.depth, holders)
             if node.op in ("placeholder", "output") and wanted.depth:
                 key = None
             box = boxes.setdefault(root if key is None else (key,), f"n{len(boxes)}")
@@ -150,8 +150,14 @@ def _inside(box: Box, cluster: tuple[str, ...]) -> Box:
     path = ".".join(cluster)
     if not cluster:
         return replace(box, cluster=())
-    told = [line.removeprefix(f"{path}.") for line in box.lines[1:] if line != path]
+    told = [_from(path, line) for line in box.lines[1:] if line != path]
     return replace(box, cluster=cluster, lines=(*box.lines[:1], *told))
+
+
+def _from(path: str, line: str) -> str:
+    """'conv1' for 'layer1.0.conv1' within 'layer1.0'; a bare index would say nothing."""
+    rest = line.removeprefix(f"{path}.")
+    return line if rest.isdigit() else rest
 
 
 def _kept(path: tuple[str, ...], held: dict[tuple[str, ...], int]) -> tuple[str, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fxquant.drawing.building import MOST_BOXES, Wanted, clustered, legend_of, module_look, view_of
-from fxquant.drawing.folding import Classes, folds, module_key, path_of
+from fxquant.drawing.folding import Classes, containers, folds, module_key, path_of
 from fxquant.drawing.labels import node_lines, tooltip
 from fxquant.drawing.view import Arrow, Box, Key, View
 from fxquant.drawing.words import clean, clean_path, plural
-from fxquant.graphs.diffing import Change, Entry, GraphDiff
+from fxquant.graphs.change import Change, Entry
+from fxquant.graphs.diffing import GraphDiff
 from fxquant.graphs.kernels import operation
 from fxquant.graphs.regions import Region, regions
 from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord
@@ -50,7 +51,7 @@ class _Merged:
             for at, snapshot in enumerate(self.sides):
                 for inner, outer in folds(snapshot, self.found[at]):
                     classes.join((at, outer), (at, inner))
-        self.depth = wanted.depth
+        self.depth, self.holders = wanted.depth, containers((*a, *b))
         self._modules(classes)
         self._fill(classes)
         if wanted.context is not None:
@@ -65,7 +66,7 @@ class _Merged:
         firsts: dict[tuple[str, ...], Side] = {}
         for at in (1, 0):
             for node in self.sides[at]:
-                key = module_key(node, self.depth)
+                key = module_key(node, self.depth, self.holders)
                 if key is not None and (self.depth == 0 or node.op not in ("placeholder", "output")):
                     classes.join(firsts.setdefault(key, (at, node.name)), (at, node.name))
 
@@ -119,9 +120,9 @@ class _Merged:
         self, main: NodeRecord, nodes: list[NodeRecord], entries: list[Entry], change: Change, at: int
     ) -> tuple[str, ...]:
         computing = [entry for entry in entries if self._is_about_an_op(entry)]
-        if (self.depth is not None and module_key(main, self.depth) is not None) or len(computing) > 2:
+        if (self.depth is not None and module_key(main, self.depth, self.holders) is not None) or len(computing) > 2:
             counts = [(kind.value, sum(entry.change is kind for entry in entries)) for kind in Change]
-            key = module_key(main, self.depth) if self.depth is not None else None
+            key = module_key(main, self.depth, self.holders) if self.depth is not None else None
             head = clean_path(".".join(key)) or "the model" if key is not None else f"… {plural(len(nodes), 'node')}"
             return (head, *(f"{count:,} {kind}" for kind, count in counts if count))
         lines = node_lines(main, nodes, self.found[at])
@@ -167,23 +168,29 @@ class _Merged:
 
 
 def side_by_side_of(a: GraphSnapshot, b: GraphSnapshot, diff: GraphDiff, wanted: Wanted, title: str = "") -> View:
-    """Both graphs in clusters 'before' and 'after'; boxes of one entry are linked by dotted lines."""
+    """Both graphs in clusters 'before' and 'after'; a changed pair bears the same number: '↔ 12'."""
     views = [view_of(one, replace(wanted, islands=()), prefix=prefix) for one, prefix in ((a, "a"), (b, "b"))]
     of = [{name: box.id for box in view.boxes for name in box.members} for view in views]
     changes: tuple[dict[str, Change], ...] = ({}, {})
-    links: dict[tuple[str, str], None] = {}
-    for entry in diff.entries:
+    marks: tuple[dict[str, str], ...] = ({}, {})
+    for number, entry in enumerate(diff.entries, 1):
         for at, names in enumerate((entry.before, entry.after)):
             for name in names:
-                changes[at][of[at][name]] = _worse(changes[at].get(of[at][name]), entry.change)
-        if entry.before and entry.after:
-            links[of[0][entry.before[0]], of[1][entry.after[-1]]] = None
+                box_id = of[at][name]
+                changes[at][box_id] = _worse(changes[at].get(box_id), entry.change)
+                if entry.before and entry.after and entry.change is not Change.UNCHANGED:
+                    marks[at].setdefault(box_id, f"↔ {number}")
     boxes = [
-        replace(box, cluster=(side, *box.cluster), change=changes[at].get(box.id, Change.UNCHANGED).value)
+        replace(
+            box,
+            cluster=(side, *box.cluster),
+            change=changes[at].get(box.id, Change.UNCHANGED).value,
+            lines=(*box.lines, marks[at][box.id]) if box.id in marks[at] else box.lines,
+        )
         for at, (side, view) in enumerate(zip(("before", "after"), views, strict=True))
         for box in view.boxes
     ]
-    arrows = (*views[0].arrows, *views[1].arrows, *(Arrow(*pair, look="match") for pair in links))
+    arrows = (*views[0].arrows, *views[1].arrows)
     notes = tuple(dict.fromkeys(views[0].notes + views[1].notes))
     return View(tuple(boxes), arrows, legend_of(boxes, wanted), clean(title or f"{a.title} → {b.title}", 120), notes)
 

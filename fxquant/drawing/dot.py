@@ -16,7 +16,6 @@ ARROWS: dict[str, dict[str, str]] = {
     "": {},
     "old": {"style": "dashed", "color": "#B2500F"},
     "new": {"style": "bold", "color": "#00704F", "penwidth": "2.2"},
-    "match": {"style": "dotted", "color": "#999999", "dir": "none", "minlen": "0", "weight": "0"},
 }
 
 
@@ -25,9 +24,14 @@ def quoted(text: str) -> str:
     return str.__str__(text).replace("\\", "\\\\").replace("&", "&amp;")
 
 
+def joined(lines: Iterable[str]) -> str:
+    """Lines one below the other. Blank ones are left out: pygraphviz 2.0.4's Graphviz crashes on an empty line."""
+    return "\\n".join(quoted(line) for line in lines if line.strip())
+
+
 def label(lines: Iterable[str]) -> str:
     """Lines one below the other, centred."""
-    text: str = graphviz.nohtml("\\n".join(map(quoted, lines)))
+    text: str = graphviz.nohtml(joined(lines))
     return text
 
 
@@ -45,7 +49,7 @@ def dot_text(view: View) -> str:
     )  # fmt: skip
     _write_boxes(graph, view.boxes)
     for arrow in view.arrows:
-        graph.edge(arrow.source, arrow.target, **_arrow(arrow))
+        graph.body.append(f"\t{arrow.source} -> {arrow.target} [{_listed(_arrow(arrow))}]\n")
     _write_legend(graph, view.legend)
     return str(graph.source)
 
@@ -57,7 +61,8 @@ def _write_boxes(graph: graphviz.Digraph, boxes: Iterable[Box]) -> None:
         for depth in range(1, len(box.cluster) + 1):
             if box.cluster[:depth] not in graphs:
                 graphs[box.cluster[:depth]] = _cluster(len(graphs), box.cluster[:depth])
-        graphs[box.cluster].node(box.id, label=label(_lines(box)), **_attributes(box))
+        told = {"label": joined(_lines(box)), "tooltip": quoted(box.tooltip or " ".join(box.lines))}
+        graphs[box.cluster].body.append(f"\t{box.id} [{_listed(told | _attributes(box))}]\n")
     for path, inner in sorted(graphs.items(), key=lambda item: -len(item[0])):
         if path:
             graphs[path[:-1]].subgraph(inner)
@@ -78,12 +83,15 @@ def _lines(box: Box) -> tuple[str, ...]:
     return (sign + box.lines[0], *box.lines[1:], *mark) if box.lines else mark
 
 
+def _listed(attributes: dict[str, str]) -> str:
+    """Each value in quotes, after `quoted`: the package's own quoting of each would take most of the time."""
+    return " ".join([name + '="' + value.replace('"', '\\"') + '"' for name, value in attributes.items()])
+
+
 def _attributes(box: Box | Key) -> dict[str, str]:
     look = LOOKS.get(box.look)
     shape, style = (look.shape, look.style) if look else ("box", "filled")
     found = {"shape": shape, "style": style, "fillcolor": "#FFFFFF", "color": "#333333", "fontcolor": "#000000"}
-    if shape == "hexagon":
-        found |= {"margin": "0,0", "height": "0.2"}
     if look:
         found |= {"fillcolor": look.fill, "fontcolor": look.ink, "color": look.border}
     if box.change:
@@ -94,17 +102,15 @@ def _attributes(box: Box | Key) -> dict[str, str]:
         found |= {"penwidth": f"{1 + 4 * box.bar:.2f}", "color": blend(0.25 + 0.75 * box.bar)}
     if box.outline is not None:
         found |= {"peripheries": "2", "penwidth": "2.5", "color": OUTLINES[box.outline % len(OUTLINES)]}
-    if isinstance(box, Box):
-        found["tooltip"] = graphviz.nohtml(quoted(box.tooltip or " ".join(box.lines)))
     return found
 
 
 def _arrow(arrow: Arrow) -> dict[str, str]:
     found = dict(ARROWS[arrow.look])
     if arrow.label:
-        found["label"] = graphviz.nohtml(quoted(f" {arrow.label}"))
+        found["label"] = quoted(f" {arrow.label}")
     if arrow.tooltip:
-        found["tooltip"] = graphviz.nohtml(quoted(arrow.tooltip))
+        found["tooltip"] = quoted(arrow.tooltip)
     return found
 
 

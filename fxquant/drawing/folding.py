@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 
 from fxquant.graphs.quantizing import is_dequantize, is_quantize
 from fxquant.graphs.regions import Region, is_observer
@@ -46,8 +46,19 @@ def folds(snapshot: GraphSnapshot, found: dict[str, Region]) -> list[tuple[str, 
     return pairs
 
 
-def module_key(node: NodeRecord, depth: int) -> tuple[str, ...] | None:
-    """The module that a node is drawn as at this depth; None: as itself."""
+def containers(nodes: Iterable[NodeRecord]) -> frozenset[tuple[str, ...]]:
+    """Paths of modules that hold other modules with nodes."""
+    paths = {path_of(node) for node in nodes}
+    return frozenset(path[:depth] for path in paths for depth in range(len(path)))
+
+
+def module_key(node: NodeRecord, depth: int, holders: frozenset[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """The module that a node is drawn as at this depth; None: as itself.
+
+    What a container calls between its children (a residual add) is no module: one box for all of that would be read
+    by the children and read them, and the picture would run in circles.
+    """
     if depth == 0:
         return ()
-    return path_of(node)[:depth] or None
+    path = path_of(node)
+    return None if len(path) < depth and path in holders else path[:depth] or None

@@ -17,10 +17,12 @@ QUALIFIERS = ("_scale", "_zero_point")
 def node_lines(node: NodeRecord, members: Sequence[NodeRecord], found: Mapping[str, Region]) -> tuple[str, ...]:
     """What it computes, which module it is, its scale, the constants folded into it."""
     title = operation(node)
+    if found[node.name] is Region.BOUNDARY:
+        title = title.removesuffix("_per_tensor")
     if is_quantize(node) and any(map(is_dequantize, members)):
         title = "quantize"
     if is_quantize(node) and node.attribute("dtype"):
-        title = f"{title.removesuffix('_per_tensor')} {node.attribute('dtype')}"
+        title = f"{title} {node.attribute('dtype')}"
     name = node.target if node.op in ("call_module", "get_attr", "placeholder") else node.scope
     if found[node.name] is Region.BOUNDARY and node.attribute("scale"):
         return (f"{clean(title)} · {_scale(node)}",)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fxquant.graphs.diffing import Change
+from fxquant.graphs.change import Change
 from fxquant.graphs.regions import Region
 
 MIXED = "mixed"  # a module that computes in more than one way
@@ -33,11 +33,11 @@ LOOKS: Mapping[str, Look] = MappingProxyType(
         Region.QUANTIZED.value: Look("box", "#0072B2", "#FFFFFF", "computed in int8"),
         Region.WEIGHTS.value: Look("octagon", "#8CCBF0", "#000000", "int8 or float16 weights, float activations"),
         Region.FLOAT.value: Look("box", "#F0E442", "#000000", "computed in float", "filled,rounded"),
-        Region.BOUNDARY.value: Look("hexagon", "#CC79A7", "#000000", "quantize / dequantize"),
+        Region.BOUNDARY.value: Look("box3d", "#CC79A7", "#000000", "quantize / dequantize"),
         Region.OBSERVER.value: Look("note", "#004D38", "#FFFFFF", "observer or fake quantize"),
-        Region.CONSTANT.value: Look("cylinder", "#D9D9D9", "#000000", "constant"),
+        Region.CONSTANT.value: Look("cylinder", "#ECECEC", "#000000", "constant"),
         Region.NEUTRAL.value: Look("ellipse", "#FFFFFF", "#000000", "input, output, sizes, indices"),
-        MIXED: Look("component", "#A99BD1", "#000000", "module of several kinds"),
+        MIXED: Look("component", "#B3A4D8", "#000000", "module of several kinds"),
     }
 )
 

@@ -23,7 +23,6 @@ from fxquant.graphs.diffing import GraphDiff
 from fxquant.graphs.snapshot import GraphSnapshot
 
 NOTEBOOK_SECONDS = 20.0
-SIDES_AND_DIFF = (GraphSnapshot, GraphSnapshot, GraphDiff)
 
 
 @dataclass(frozen=True)
@@ -122,11 +121,9 @@ def draw(
 def _view(x: Any, wanted: Wanted, side_by_side: bool, title: str) -> View:
     if isinstance(x, GraphDiff):
         x = (getattr(x, "before", None), getattr(x, "after", None), x)
-    if (
-        isinstance(x, tuple)
-        and [isinstance(one, kind) for one, kind in zip(x, SIDES_AND_DIFF, strict=False)] == [True] * 3
-    ):
-        return (side_by_side_of if side_by_side else difference_of)(*x, wanted, title)
+    match x:
+        case (GraphSnapshot() as before, GraphSnapshot() as after, GraphDiff() as diff):
+            return (side_by_side_of if side_by_side else difference_of)(before, after, diff, wanted, title)
     if not isinstance(x, GraphSnapshot):
         from fxquant.graphs.snapping import snapshot
 

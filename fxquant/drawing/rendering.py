@@ -33,9 +33,7 @@ def render(dot: str, picture_format: str, *, timeout: float = SECONDS) -> bytes:
     except OSError as error:
         raise RenderError("FXQ703", f"the renderer did not start: {error}", hint=INSTALL) from error
     if process.returncode or not out:
-        raise RenderError(
-            "FXQ703", f"the renderer failed: {_first_lines(told)}", hint="keep the DOT text: .save('g.dot')"
-        )
+        raise RenderError("FXQ703", f"the renderer failed: {_first_lines(told)}", hint="keep the text: .save('g.dot')")
     return out
 
 

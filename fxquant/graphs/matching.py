@@ -31,7 +31,8 @@ class Group:
 def match(before: GraphSnapshot, after: GraphSnapshot) -> tuple[Group, ...]:
     """Every node of both graphs in exactly one group. A node without a counterpart is a group of its own."""
     found = _Matching(before, after)
-    found.by_origins()
+    if _are_of_one_capture(before, after):
+        found.by_origins()
     found.ends()
     if not found.is_done:
         found.by_structure()
@@ -206,6 +207,17 @@ def _once(values: dict[str, str]) -> dict[str, str]:
     for name, value in values.items():
         names[value].append(name)
     return {value: found[0] for value, found in names.items() if len(found) == 1}
+
+
+def _are_of_one_capture(before: GraphSnapshot, after: GraphSnapshot) -> bool:
+    """May origins be trusted? They are traced names, which two models can have in common by chance.
+
+    In graphs of one capture most nodes that share their first origin stand on the same line of the user's code.
+    """
+    first = {node.origins[0]: node for node in before if node.origins}
+    pairs = [(first[node.origins[0]], node) for node in after if node.origins and node.origins[0] in first]
+    agreeing = sum((one.scope, one.where) == (other.scope, other.where) for one, other in pairs)
+    return 2 * agreeing >= len(pairs)
 
 
 def _sharing(before: GraphSnapshot, after: GraphSnapshot) -> Iterator[tuple[Nodes, Nodes]]:

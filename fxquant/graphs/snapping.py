@@ -104,7 +104,7 @@ def _record(node: fx.Node, graph_module: fx.GraphModule) -> NodeRecord:
         kind = type(graph_module.get_submodule(target)).__name__
     elif node.op == "call_function":
         target = f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', node.target)}"
-        kind = target.rsplit(".", 1)[-1]
+        kind = _op_name(node.target) or target.rsplit(".", 1)[-1]
     location = where(node)
     return NodeRecord(
         name=node.name,
@@ -119,6 +119,11 @@ def _record(node: fx.Node, graph_module: fx.GraphModule) -> NodeRecord:
         attributes=tuple(_attributes(node, graph_module)),
         values=tuple(_infos(known_value(node))),
     )
+
+
+def _op_name(target: Any) -> str:
+    """'conv2d_relu' of torch.ops.quantized.conv2d_relu.new, whose own name is but that of the overload."""
+    return str(target.overloadpacket.__name__) if isinstance(target, torch._ops.OpOverload) else ""
 
 
 def _attributes(node: fx.Node, graph_module: fx.GraphModule) -> Iterator[tuple[str, str]]:

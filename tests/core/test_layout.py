@@ -112,6 +112,22 @@ def test_torch_ao_has_one_door(name):
     assert not below(imports(tree) | chains(tree), "torch.ao"), "go through fxquant/torch_ao.py"
 
 
+@pytest.mark.parametrize("name", sorted(below(set(MODULES), "fxquant.graphs") | below(set(MODULES), "fxquant.drawing")))
+def test_graphs_and_pictures_know_no_torch(name):
+    if name == "fxquant.graphs.snapping":
+        return  # the one that reads torch's graphs
+    assert not below(imports(tree_of(name)), "torch"), "read snapshots only"
+
+
+def test_a_picture_is_drawn_without_torch():
+    code = (
+        "import sys; from fxquant.graphs.snapshot import GraphSnapshot; from fxquant.drawing.picture import draw;"
+        "from fxquant.graphs.diffing import diff; g = GraphSnapshot(()); draw(g).dot; draw(diff(g, g)).dot;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=os.sep, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_module_says_what_it_knows(name):
     assert ast.get_docstring(tree_of(name)), "the docstring says what this file knows, in two lines"

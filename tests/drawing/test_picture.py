@@ -198,3 +198,9 @@ def test_fills_differ_in_grey(fills):
 def test_ink_is_readable_on_its_fill_and_shapes_differ():
     assert all(abs(lightness(look.ink) - lightness(look.fill)) > 45 for look in LOOKS.values())
     assert len({(look.shape, look.style) for look in LOOKS.values()}) == len(LOOKS)
+
+
+def test_what_a_container_calls_between_its_children_stays_outside_of_boxes_so_that_no_picture_runs_in_circles():
+    graph = chain(9, lambda index: "block" if index % 4 == 0 else f"block.part{index // 4}")
+    told = [box.members for box in draw(graph, depth=2).view.boxes]
+    assert told == [("x",), ("op_1", "op_2", "op_3"), ("op_4",), ("op_5", "op_6", "op_7"), ("op_8",)]

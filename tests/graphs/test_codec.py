@@ -16,8 +16,8 @@ import fxquant
 from fxquant.errors import FxQuantError, SchemaError
 from fxquant.graphs.snapshot import GraphSnapshot
 from support.compiling import compiled
-from support.models import MODELS
 from support.drawn import node, snapshots
+from support.models import MODELS
 
 GRAPH = GraphSnapshot((replace(node("x", "x"), op="placeholder"), node("y", "relu", "x")), "Two")
 

@@ -7,16 +7,18 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fxquant
 from fxquant.graphs.change import Change
 from fxquant.graphs.diffing import GraphDiff, diff
 from fxquant.graphs.patching import Patch
 from fxquant.graphs.snapshot import GraphSnapshot
 from support.compiling import compiled
-from support.models import MODELS
 from support.drawn import EDITS, insert, node, planted, rewire, snapshots
+from support.models import MODELS
 
 STAGES = ("traced", "prepared", "converted", "lowered")
 PAIRS = tuple(itertools.product(STAGES, STAGES))
@@ -176,3 +178,27 @@ def test_a_rewired_edge_alone_leaves_every_node_as_it_is(data):
 
 def test_every_edit_is_planted_by_the_laws():
     assert {edit.__name__ for edit in EDITS} == {"retype", "rename", "insert", "remove", "rewire"}
+
+
+class Version(torch.nn.Module):
+    """Two versions of one model: the later one has one activation more, early on."""
+
+    def __init__(self, has_more: bool) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.Linear(4, 4) for _ in range(3)])
+        self.has_more = has_more
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layers[0](x).relu()
+        if self.has_more:
+            x = x.tanh().relu()
+        x = self.layers[1](x).relu()
+        return self.layers[2](x).relu()
+
+
+def test_two_versions_of_a_model_differ_by_what_was_edited_though_traced_names_shift():
+    """`relu_1` is another op in the later version: names that two captures have in common are no identity."""
+    found = assert_laws(*(fxquant.snapshot(Version(has_more).eval()) for has_more in (False, True)))
+    inserted = [found.after[entry.after[0]].kind for entry in found.of(Change.INSERTED)]
+    assert sorted(inserted) == ["relu", "tanh"]
+    assert found.counts["removed"] == found.counts["retyped"] == found.counts["replaced"] == 0

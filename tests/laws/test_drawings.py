@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from html import unescape
 from xml.etree import ElementTree
 
 import pygraphviz
@@ -117,7 +116,7 @@ def test_the_svg_is_xml_that_says_the_labels_and_nothing_else(graph):
     said = {"".join(element.itertext()).strip() for element in root.iter("{http://www.w3.org/2000/svg}text")}
     squeezed = {" ".join(line.split()) for line in said}
     for line in (line for box in picture.view.boxes for line in box.lines):
-        assert " ".join(unescape(line).split()) in squeezed or " ".join(line.split()) in squeezed
+        assert " ".join(line.split()) in squeezed | {""}
     assert not re.search(r"href|<!|javascript:", text)
 
 
