@@ -27,13 +27,20 @@ def sqnr_db(reference: torch.Tensor, actual: torch.Tensor) -> float:
             f"cannot compare a result of shape {list(actual.shape)} with a reference of shape {list(reference.shape)}",
             hint="compare outputs of the same inputs, leaf by leaf",
         )
-    signal, result = (tensor.detach().to("cpu", torch.float64) for tensor in (reference, actual))
+    signal, result = (tensor.detach().to("cpu", torch.float64).flatten() for tensor in (reference, actual))
+    power, noise = _powers(signal, result)
+    if math.isfinite(power) and math.isfinite(noise):  # then every value is, and no mask is needed
+        return _decibels(power, noise)
     finite = signal.isfinite() & result.isfinite()
     agrees = (signal == result) | (signal.isnan() & result.isnan())
     if not bool((finite | agrees).all()):
         return -math.inf
     signal, result = signal[finite], result[finite]
-    return _decibels(float(signal.square().sum()), float((signal - result).square().sum()))
+    return _decibels(*_powers(signal, result))
+
+
+def _powers(signal: torch.Tensor, result: torch.Tensor) -> tuple[float, float]:
+    return float(signal.square().sum()), float((signal - result).square_().sum())
 
 
 def _decibels(power: float, noise: float) -> float:

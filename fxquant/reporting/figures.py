@@ -12,7 +12,7 @@ from markupsafe import Markup
 from fxquant.errors import FxQuantError
 from fxquant.reporting.inlining import inline_svg, natural_size
 
-Draw = Callable[..., Any]  # (snapshot or (before, after, diff), **options) → what has .svg(timeout), .dot, .notes
+Draw = Callable[..., Any]  # (snapshot or diff, **options) → what has .svg(timeout), .dot and .notes
 
 MOST_SECONDS = 20.0  # for one picture
 MOST_BYTES = 1_500_000  # of one picture in the page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,10 +46,19 @@ MOST_LINE = 600  # characters of one line of the analysis
 
 
 def write_report(compiled: CompiledModel, path: str | os.PathLike[str], **options: Any) -> Path:
-    """Write the report of `compiled` to `path` and return it. Options are those of `render_report`."""
-    target = Path(path)
-    target.write_text(render_report(compiled, **options), encoding="utf-8", errors="backslashreplace", newline="\n")
-    return target
+    """Write the report of `compiled` to `path`, whole or not at all, and return it. Options are `render_report`'s."""
+    goal = Path(path)
+    data = render_report(compiled, **options).encode("utf-8", "backslashreplace")
+    with tempfile.NamedTemporaryFile(dir=goal.parent, prefix=f".{goal.name[:40]}.", delete=False) as scratch:
+        try:
+            scratch.write(data)
+            scratch.close()
+            Path(scratch.name).chmod(0o644)
+            os.replace(scratch.name, goal)
+        except BaseException:
+            Path(scratch.name).unlink(missing_ok=True)
+            raise
+    return goal
 
 
 def render_report(
@@ -68,7 +78,7 @@ def render_report(
         inputs: one call's arguments to measure on; None: the first calibration rows.
         rows: how many rows of them at most.
         is_timed: also time each kernel; the numbers differ from run to run, and so does the text.
-        draw: how pictures are made of snapshots and of (before, after, diff).
+        draw: how pictures are made of snapshots and diffs.
     """
     measured, why = _measured(compiled, model=model, inputs=inputs, rows=rows, is_timed=is_timed)
     style, script = _text("style.css"), _text("page.js")
@@ -140,7 +150,7 @@ def _about_graphs(compiled: CompiledModel, measured: Measurements | None, draw: 
         "stages": list(snapshots),
         "diffs": diffs,
         "chosen": chosen,
-        "diff_figures": {figure.id.removeprefix("diff-"): figure for figure in _drawn(diffs, snapshots, draw)},
+        "diff_figures": {figure.id.removeprefix("diff-"): figure for figure in _drawn(diffs, draw)},
         "undrawn": _command,
         "final_figure": figure_of(
             snapshots[last],
@@ -162,20 +172,17 @@ def _overlay(last: GraphSnapshot, measured: Measurements | None) -> Overlay | No
     return Overlay.sqnr({node.name: known[site] for node in last for site in node.origins if site in known})
 
 
-def _indented(text: str) -> str:
-    """The text with no line longer than MOST_LINE, each as far to the right as it was."""
-    lines = text.splitlines()
-    return "\n".join(" " * (len(line) - len(line.lstrip())) + short(line, MOST_LINE) for line in lines)
+def _indented(text: str) -> list[tuple[int, str]]:
+    """(depth, line): two spaces are one step to the right, three steps at most."""
+    depths = ((min(3, (len(line) - len(line.lstrip())) // 2), line) for line in text.split("\n"))
+    return [(depth, short(line, MOST_LINE)) for depth, line in depths]
 
 
-def _drawn(diffs: tuple[StageDiff, ...], snapshots: dict[str, GraphSnapshot], draw: Draw) -> Iterator[Figure]:
+def _drawn(diffs: tuple[StageDiff, ...], draw: Draw) -> Iterator[Figure]:
     for pair in diffs:
         if (pair.before, pair.after) in DRAWN and not pair.is_empty:
-            title, subject = (
-                f"{pair.before} → {pair.after}",
-                (snapshots[pair.before], snapshots[pair.after], pair.graph),
-            )
-            yield figure_of(subject, draw, id=f"diff-{pair.id}", title=title)
+            title = f"{pair.before} → {pair.after}"
+            yield figure_of(pair.graph, draw, id=f"diff-{pair.id}", title=title)
 
 
 def _command(pair: StageDiff) -> str:

@@ -26,7 +26,7 @@ from fxquant.reporting.report import render_report, write_report
 from fxquant.reporting.wording import short
 from support.compiling import compiled
 from support.models import MODELS
-from support.reporting import Drawn, Page, called, compiled_pair, draw, draw_nothing
+from support.reporting import Drawn, Page, called, compiled_pair, draw, draw_nothing, settled
 
 FETCHES = {"src", "srcset", "href", "xlink:href", "action", "formaction", "data", "poster", "ping", "background"}
 NASTY = (
@@ -137,8 +137,9 @@ def test_the_diff_of_each_pair_of_stages_has_every_entry_that_changed():
     )
     assert len(found) == 15
     for before, after, part in found:
-        entries = [entry for entry in model.diff(before, after) if entry.change is not Change.UNCHANGED]
-        assert part.count('<tr class="c-') == len(entries), (before, after)
+        diff = model.diff(before, after)
+        entries = [entry for entry in diff if entry.change is not Change.UNCHANGED]
+        assert part.count('<tr class="c-') == len(entries) + len(diff.rewires), (before, after)
 
 
 def test_each_measured_layer_has_a_row_a_histogram_and_its_numbers_for_the_panel():
@@ -194,7 +195,7 @@ def test_a_picture_that_would_swell_the_file_is_left_out():
     assert "left out, so that this file stays small" in text and len(text) < 500_000
 
 
-@given(st.text().filter(short))
+@given(st.text(st.characters(exclude_characters="\n")).filter(short))  # the analysis is cut at line ends
 @example(NASTY[0])
 @example(NASTY[1])
 @example(NASTY[2])
@@ -240,11 +241,25 @@ def test_json_in_the_page_ends_no_element_and_comes_back(data):
     assert not set(text) & set("<>&\u2028\u2029") and json.loads(text) == data
 
 
+def test_a_report_is_written_whole_or_not_at_all(tmp_path):
+    (tmp_path / "r.html").write_text("the old one")
+    with pytest.raises(ZeroDivisionError):
+        write_report(called("plain"), tmp_path / "r.html", draw=lambda subject, **_: 1 / 0)
+    assert (tmp_path / "r.html").read_text() == "the old one"
+    with pytest.raises(IsADirectoryError):
+        write_report(called("plain"), tmp_path, draw=draw)
+    assert [file.name for file in tmp_path.iterdir()] == ["r.html"] and not list(
+        tmp_path.parent.glob(f".{tmp_path.name[:40]}.*")
+    )
+    assert write_report(called("plain"), tmp_path / "r.html", draw=draw).read_text().startswith("<!doctype html>")
+
+
 def test_the_same_model_gives_the_same_page():
     assert render_report(compiled_pair("encoder")[1], draw=draw) == encoder_report()
 
 
-def test_two_processes_with_different_hash_seeds_write_the_same_bytes():
+def test_a_process_with_another_hash_seed_writes_the_same_bytes():
+    here = render_report(settled(compiled_pair("mlp")[1]), draw=draw)
     code = (
         "import sys, hashlib; sys.path.insert(0, sys.argv[1])\n"
         "from support.reporting import compiled_pair, draw, settled\n"
@@ -252,9 +267,6 @@ def test_two_processes_with_different_hash_seeds_write_the_same_bytes():
         "print(hashlib.sha256(render_report(settled(compiled_pair('mlp')[1]), draw=draw).encode()).hexdigest())"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parents[1])]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONHASHSEED": seed})
-        for seed in ("1", "2")
-    ]
-    first, second = (process.communicate(timeout=120)[0] for process in running)
-    assert first == second and len(first.strip()) == 64
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    told = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
+    assert told.strip() == hashlib.sha256(here.encode()).hexdigest()

@@ -9,6 +9,7 @@ BENCHES = {
     "raw_fx": "SQNR, latency, compile time and peak memory against raw prepare_fx / convert_fx",
     "facts": "what raw FX gets wrong in silence, beside what fxquant makes of it",
     "import_time": "`fxquant --help`, and `import fxquant` over `import torch`",
+    "reports": "seconds and bytes of a report of ResNet-50, part by part",
     "graphs": "snapshots and diffs of 10,000 nodes, DOT of 1,500, analyses",
     "peak_memory": "one model on one side, in this process (raw_fx calls it)",
 }
