@@ -143,11 +143,10 @@ class CompiledModel(nn.Module):
     def draw(self, stage: Stage | str | None = None, **options: Any) -> Picture:
         """A picture of the graph at a stage, its float islands outlined. Options are those of `fxquant.draw`."""
         from fxquant.drawing.picture import draw
-        from fxquant.graphs.islands import islands
+        from fxquant.graphs.islands import islands, outlines
 
         graph = self.snapshot(stage)
-        outlined = [(f"float island {index}", island.nodes) for index, island in enumerate(islands(graph), 1)]
-        return draw(graph, **{"islands": outlined, **options})
+        return draw(graph, **{"islands": outlines(islands(graph)), **options})
 
     def report(
         self, path: str | os.PathLike[str], *, model: nn.Module | None = None, inputs: Any = None, rows: int = 4

@@ -15,7 +15,6 @@ from fxquant.tools.output import STDOUT, check_output, note, put, write
 from fxquant.tools.overlays import OVERLAYS, overlay_of
 
 if TYPE_CHECKING:
-    from fxquant.graphs.analysis import Analysis
     from fxquant.graphs.snapshot import GraphSnapshot
 
 FORMATS = ("svg", "png", "pdf", "dot", "json", "html")
@@ -43,6 +42,7 @@ def graph(
     """Draw a model's graph at any stage, and list its float islands."""
     form = check_output(output, FORMATS) or "dot"
     from fxquant.graphs.analysis import analyse
+    from fxquant.graphs.islands import outlines
     from fxquant.graphs.remedies import reasons_of
     from fxquant.tools.subject import Subject
 
@@ -60,7 +60,7 @@ def graph(
             depth=depth,
             overlay=overlay_of(overlay, subject, snapshot),
             constants=constants,
-            islands=_outlined(found),
+            islands=outlines(found.islands),
         )
         content = file_of(picture, form, output, title=snapshot.title or "graph", texts=(str(found),))
         drawn = picture.notes
@@ -76,14 +76,6 @@ def graph(
         return
     print(found, file=sys.stderr if output == STDOUT else sys.stdout)
     _tell(snapshot, output, notes)
-
-
-def _outlined(found: Analysis) -> list[tuple[str, tuple[str, ...]]]:
-    """The islands, as the legend names them."""
-    return [
-        (f"island {number}: {len(island.dequantizes)} dequantize, {len(island.quantizes)} quantize", island.nodes)
-        for number, island in enumerate(found.islands, 1)
-    ]
 
 
 def _tell(snapshot: GraphSnapshot, output: str, notes: list[str]) -> None:

@@ -64,6 +64,14 @@ def islands(
     return tuple(sorted(inside, key=lambda island: (-(island.bytes_moved or 0), -island.pairs)))
 
 
+def outlines(found: Iterable[Island]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(label, node names) of each island, as a picture outlines it."""
+    return tuple(
+        (f"island {number}: {len(island.dequantizes)} dequantize, {len(island.quantizes)} quantize", island.nodes)
+        for number, island in enumerate(found, start=1)
+    )
+
+
 def float_areas(
     snapshot: GraphSnapshot, reasons: Reasons | None = None, *, known: Mapping[str, Cost] | None = None
 ) -> tuple[Island, ...]:

@@ -21,6 +21,7 @@ from fxquant.drawing.overlays import Overlay
 from fxquant.drawing.picture import draw as draw_picture
 from fxquant.errors import FxQuantError
 from fxquant.graphs.analysis import analyse
+from fxquant.graphs.islands import outlines
 from fxquant.graphs.remedies import reasons_of
 from fxquant.measuring import measure
 from fxquant.program import Stage
@@ -158,7 +159,7 @@ def _about_graphs(compiled: CompiledModel, measured: Measurements | None, draw: 
             id="final",
             title=f"The {last} graph",
             overlay=_overlay(snapshots[last], measured),
-            islands=[(f"island {number}", island.nodes) for number, island in enumerate(found.islands, start=1)],
+            islands=outlines(found.islands),
         ),
         "analysis": _indented(str(found)),
     }
