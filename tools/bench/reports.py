@@ -41,8 +41,11 @@ def main(name: str, small: bool, output: Path | None, as_json: bool) -> None:
 
 
 def _compiled(name: str, *, full: bool) -> tuple[Any, Any]:
+    import torch
+
     import fxquant
 
+    torch.set_num_threads(1)  # two that wait for each other on a busy machine take ten times as long
     case = pick(load_zoo(), name)[name]
     model = case.make(full=full)
     return model, fxquant.compile(model, "int8", calibration_data=case.batches(2, 4, full=full))
