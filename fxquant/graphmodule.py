@@ -31,6 +31,27 @@ def build(root: nn.Module, graph: fx.Graph, class_name: str, ledger: Ledger) -> 
     return graph_module
 
 
+def drop_unused_modules(graph_module: fx.GraphModule) -> None:
+    """Delete every submodule that no node calls or reads from, under each of its names.
+
+    torch's own `delete_all_unused_submodules` sees a module that stands under two names (a shared observer) only once,
+    and leaves it under the other.
+    """
+    called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+    owners = {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
+    needed = {name[:end] for name in called | owners for end in _ends(name)}
+    for name in [name for name, _ in graph_module.named_modules(remove_duplicate=False) if name]:
+        parent, _, last = name.rpartition(".")
+        is_within = any(name[:end] in called for end in _ends(parent))
+        if name not in needed and not is_within and (not parent or parent in needed):  # else it went with its parent
+            graph_module.get_submodule(parent)._modules.pop(last, None)
+
+
+def _ends(name: str) -> list[int]:
+    """Where each dotted prefix of a name ends."""
+    return [index for index, letter in enumerate(name) if letter == "."] + [len(name)]
+
+
 def _safe(target: str) -> str:
     first, *rest = target.split(".")
     if first not in nn.Module.__dict__ and (hasattr(fx.GraphModule, first) or first in _OWN):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from fxquant.graphmodule import drop_unused_modules
 from fxquant.program import Program
 
 
@@ -15,7 +16,7 @@ def drop_dead_code(program: Program) -> None:
             program.graph.erase_node(node)
             dropped = True
     if dropped:
-        program.graph_module.delete_all_unused_submodules()
+        drop_unused_modules(program.graph_module)
 
 
 def _acts(program: Program, node: fx.Node) -> bool:

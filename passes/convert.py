@@ -18,6 +18,7 @@ from torch import fx, nn
 from fxquant import qdq
 from fxquant.custom import handled_by
 from fxquant.errors import PassError
+from fxquant.graphmodule import drop_unused_modules
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, QParams, observer_of
 from fxquant.origin import adopt, carry, split_last
@@ -51,7 +52,7 @@ class Convert(Pass):
         for node in [node for node in program.graph.nodes if node.op == "call_module"]:
             _convert_layer(program, node, ledger)
         program.graph.eliminate_dead_code()
-        program.graph_module.delete_all_unused_submodules()
+        drop_unused_modules(program.graph_module)
         return program.at(Stage.CONVERTED)
 
     def verify(self, program: Program) -> None:

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxquant.custom import CustomModule, handled_by, handler_for
 from fxquant.errors import UnknownTargetError, UnsupportedOpError, did_you_mean
+from fxquant.graphmodule import drop_unused_modules
 from fxquant.keep_float import is_kept_float, keep_float
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import part_of, where
@@ -133,7 +134,7 @@ def _write_out_all(program: Program, ledger: Ledger) -> None:
             _attention.write_out(program.graph, node, held[name])
     if held:
         program.graph.eliminate_dead_code()
-        program.graph_module.delete_all_unused_submodules()
+        drop_unused_modules(program.graph_module)
 
 
 def _may(program: Program, node: fx.Node, refusal: str | None, ledger: Ledger) -> bool:

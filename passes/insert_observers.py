@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import fx, nn
 
 from fxquant.errors import BackendError, ContractError
+from fxquant.graphmodule import drop_unused_modules
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, observer_of
@@ -47,7 +48,7 @@ class InsertObservers(Pass):
         for node in observers_within(program.graph_module):
             node.replace_all_uses_with(node.all_input_nodes[0])
             program.graph.erase_node(node)
-        program.graph_module.delete_all_unused_submodules()
+        drop_unused_modules(program.graph_module)
         for node in program.graph.nodes:
             if observer_of(program.graph_module, node) is not None:
                 adopt(node, node.all_input_nodes[0])
@@ -103,7 +104,7 @@ def _drop_idle_observers(program: Program, prepared: Prepared) -> None:
         if not is_wanted or not observer.is_quantizing or _is_for_weights(observer):
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph_module.graph.erase_node(node)
-    graph_module.delete_all_unused_submodules()
+    drop_unused_modules(graph_module)
 
 
 def _is_for_weights(observer: Observation) -> bool:

@@ -19,6 +19,7 @@ from fxquant.graphs.snapshot import GraphSnapshot
 from support.compiling import compiled
 from support.drawn import EDITS, insert, node, planted, rewire, snapshots
 from support.models import MODELS
+from support.timing import least_seconds
 
 STAGES = ("traced", "prepared", "converted", "lowered")
 PAIRS = tuple(itertools.product(STAGES, STAGES))
@@ -202,3 +203,24 @@ def test_two_versions_of_a_model_differ_by_what_was_edited_though_traced_names_s
     inserted = [found.after[entry.after[0]].kind for entry in found.of(Change.INSERTED)]
     assert sorted(inserted) == ["relu", "tanh"]
     assert found.counts["removed"] == found.counts["retyped"] == found.counts["replaced"] == 0
+
+
+def long_graph(count: int, changed: frozenset[int], *, has_origins: bool) -> GraphSnapshot:
+    """A chain, every third node of which reads one further back too."""
+    nodes = [replace(node("x", "x", origins=("x",) if has_origins else ()), op="placeholder")]
+    for index in range(count):
+        further = [nodes[max(0, index - 7)].name] if index % 3 == 0 else []
+        option = "changed" if index in changed else "same"
+        origins = (f"op{index}",) if has_origins else ()
+        nodes.append(
+            node(f"n{index}", "relu", nodes[-1].name, *further, origins=origins, attributes=(("option", option),))
+        )
+    return GraphSnapshot((*nodes, replace(node("output", "output", nodes[-1].name), op="output")))
+
+
+@pytest.mark.parametrize("has_origins", [True, False])
+def test_a_diff_of_ten_thousand_nodes_takes_less_than_a_second(has_origins):
+    odd = frozenset(range(250, 10_000, 500))
+    before, after = (long_graph(10_000, changed, has_origins=has_origins) for changed in (frozenset(), odd))
+    assert diff(before, after).counts["retyped"] == len(odd)
+    assert least_seconds(lambda: diff(GraphSnapshot(before.nodes), GraphSnapshot(after.nodes)), times=3) < 1.0
