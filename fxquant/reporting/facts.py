@@ -97,7 +97,7 @@ def tiles(facts: Facts, measured: Measurements | None) -> tuple[Tile, ...]:
     """The numbers that a colleague asks for first."""
     on_codes, absorbed = facts.count(Kind.INT8, Kind.MIXED), facts.count(Kind.ABSORBED)
     ratio = "" if facts.ratio is None else f", {_ratio(facts.ratio)}"
-    rows = "not measured" if measured is None else f"against the float model, {_rows(measured.rows)}"
+    rows = "not measured" if measured is None else f"against the float model, {rows_of_data(measured.rows)}"
     return (
         Tile("Layers in int8", f"{on_codes} / {facts.computing}", f"{absorbed} more folded or removed"),
         Tile("Work in int8", _percent(facts.int8_macs / facts.macs) if facts.macs else "–", f"of {_macs(facts)}"),
@@ -113,7 +113,8 @@ def _ratio(ratio: float) -> str:
     return f"{ratio:.1f}× smaller" if ratio > 1 else f"{1 / ratio:.1f}× larger"
 
 
-def _rows(count: int) -> str:
+def rows_of_data(count: int) -> str:
+    """'4 rows of data'."""
     return f"{count} row{'' if count == 1 else 's'} of data"
 
 

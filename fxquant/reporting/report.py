@@ -26,7 +26,7 @@ from fxquant.graphs.remedies import reasons_of
 from fxquant.measuring import measure
 from fxquant.program import Stage
 from fxquant.reporting import charts
-from fxquant.reporting.facts import facts_of, tiles, verdict
+from fxquant.reporting.facts import facts_of, rows_of_data, tiles, verdict
 from fxquant.reporting.figures import Draw, Figure, figure_of
 from fxquant.reporting.layer_cards import cards_of, overview, worst
 from fxquant.reporting.ledger_lines import code_pages, lines_of
@@ -124,7 +124,7 @@ def _about_layers(compiled: CompiledModel, measured: Measurements | None, why: s
         "code_counts": sorted(Counter(line.code for line in lines if line.code).items()),
         "measured": measured is not None,
         "why_unmeasured": why,
-        "rows": "" if measured is None else f"{measured.rows} rows of data",
+        "rows": "" if measured is None else rows_of_data(measured.rows),
         "timed": any(card.seconds for card in cards),
         "cards": cards,
         "cards_by_site": {layer.site: card for layer, card in zip(layers, cards, strict=True)},
