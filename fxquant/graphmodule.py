@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import keyword
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,10 +20,11 @@ def build(root: nn.Module, graph: fx.Graph, class_name: str, ledger: Ledger) -> 
     GraphModule's own attribute: such names get a trailing underscore.
     """
     used: dict[str, Any] = {}
+    names = _safe_names(str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr"))
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):
             original = str(node.target)
-            node.target = _safe(original)
+            node.target = names[original]
             if node.target != original:
                 told = f"'{original}' is called '{node.target}' in the graph: Python or torch.fx owns that name"
                 ledger.notice("FXQ225", told, module=original)
@@ -52,8 +55,24 @@ def _ends(name: str) -> list[int]:
     return [index for index, letter in enumerate(name) if letter == "."] + [len(name)]
 
 
+def _safe_names(targets: Iterable[str]) -> dict[str, str]:
+    """A name for each target that generated code can hold; two targets never get the same."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for target in sorted(set(targets), key=lambda target: (_safe(target) != target, target)):  # safe ones keep theirs
+        name = _safe(target)
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        found[target] = name
+    return found
+
+
+_BREAKS_CODE = re.compile('["\\\\\x00-\x1f\x7f\ud800-\udfff]')  # within a string of generated Python
+
+
 def _safe(target: str) -> str:
-    first, *rest = target.split(".")
+    first, *rest = _BREAKS_CODE.sub("_", target).split(".")
     if first not in nn.Module.__dict__ and (hasattr(fx.GraphModule, first) or first in _OWN):
         first = f"{first}_"
     return ".".join(f"{atom}_" if keyword.iskeyword(atom) else atom for atom in (first, *rest))

@@ -31,6 +31,10 @@ MODELS = {
     "views": (shapes.Views, lambda n: (torch.randn(n, 4),)),
     "guards": (shapes.Guards, lambda n: (torch.randn(n, 4),)),
     "custom": (shapes.Custom, lambda n: (torch.randn(n, 4),)),
+    "names that code cannot hold": (
+        partial(shapes.Named, ['"', "_", "a\\", "a_", "\n", "\ud800", "'\"><b>"]),
+        lambda n: (torch.randn(n, 4),),
+    ),
     "odd names": (
         partial(shapes.Named, ["class", "graph", "code", "größe", "my-conv", "model", "input", "x", "_code", "relu"]),
         lambda n: (torch.randn(n, 4),),
