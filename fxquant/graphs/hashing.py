@@ -17,6 +17,8 @@ from fxquant.graphs.snapshot import REFERENCE, GraphSnapshot, NodeRecord
 
 def references(node: NodeRecord) -> tuple[str, ...]:
     """The nodes that it reads in the order of its arguments, one that it reads twice twice."""
+    if len(node.inputs) == 1 and node.args.count("%") == 1:
+        return node.inputs
     found = tuple(match[1] for match in REFERENCE.finditer(node.args) if match[1])
     return found if set(found) == set(node.inputs) else node.inputs
 
@@ -35,13 +37,13 @@ def content(node: NodeRecord) -> str:
 
 def seed(node: NodeRecord) -> str:
     """What it stays when it is retyped: where it stands, what it is, how much it reads."""
-    return _joined(node.op, _kind(node), node.path, str(len(references(node))))
+    return _joined(node.op, _kind(node), node.path, str(len(node.inputs)))
 
 
 def role(node: NodeRecord) -> str:
     """What it stays when its class changes too: an observer or a quantize never becomes a layer."""
     is_boundary = is_observer(node) or is_quantize(node) or is_dequantize(node)
-    return _joined(node.op, node.kind if is_boundary else "", str(len(references(node))))
+    return _joined(node.op, node.kind if is_boundary else "", str(len(node.inputs)))
 
 
 def surroundings(snapshot: GraphSnapshot, contents: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

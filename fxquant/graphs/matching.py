@@ -8,7 +8,7 @@ kind, then whatever stands in the same place. Both sides are treated alike, so t
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fxquant.graphs.hashing import content, references, role, seed, surroundings
@@ -71,23 +71,22 @@ class _Side:
         """Nodes that are in no group yet, in graph order."""
         return (node for node in self.snapshot if node.name not in self.group)
 
-    def around(self, names: Iterable[str], level: int) -> dict[Place, list[str]]:
+    def around(self, nodes: Nodes, level: int) -> dict[Place, list[str]]:
         """Open neighbours of a group by the place at which they stand and what they are."""
         found: dict[Place, dict[str, None]] = defaultdict(dict)
-        keys, whole = self.keys(level), tuple(names)
-        is_single = len(whole) == 1
-        for name in whole:
-            for place, source in enumerate(self.reads[name]):
+        keys, is_single = self.keys(level), len(nodes) == 1
+        for node in nodes:
+            for place, source in enumerate(self.reads[node.name]):
                 if source not in self.group:
-                    found[("reads", place if is_single else 0, keys[source])].setdefault(source)
-            for place, reader in self.readers[name]:
+                    found["reads", place if is_single else 0, keys[source]].setdefault(source)
+            for place, reader in self.readers[node.name]:
                 if reader not in self.group:
-                    found[("readers", place, keys[reader])].setdefault(reader)
-        return {key: list(nodes) for key, nodes in found.items()}
+                    found["readers", place, keys[reader]].setdefault(reader)
+        return {key: list(names) for key, names in found.items()}
 
 
 class _Matching:
-    """Groups so far, and those whose neighbours are still to be looked at, for each level."""
+    """Groups so far, and those whose neighbours are to be looked at next, for each level."""
 
     def __init__(self, before: GraphSnapshot, after: GraphSnapshot) -> None:
         self.left, self.right = _Side(before), _Side(after)
@@ -97,10 +96,10 @@ class _Matching:
     def add(self, before: Nodes, after: Nodes) -> None:
         number = len(self.groups)
         self.groups.append(Group(before, after))
-        self.left.group.update((node.name, number) for node in before)
-        self.right.group.update((node.name, number) for node in after)
-        for queue in self.pending:
-            queue.append(number)
+        for side, nodes in ((self.left, before), (self.right, after)):
+            for node in nodes:
+                side.group[node.name] = number
+        self.pending[0].append(number)
 
     def pair(self, left: str, right: str) -> None:
         self.add((self.left.snapshot[left],), (self.right.snapshot[right],))
@@ -141,11 +140,13 @@ class _Matching:
             level = next((level for level in range(levels) if self.pending[level]), None)
             if level is None:
                 return
-            group = self.groups[self.pending[level].popleft()]
-            ours = self.left.around((node.name for node in group.before), level)
-            theirs = self.right.around((node.name for node in group.after), level)
+            number = self.pending[level].popleft()
+            ours = self.left.around(self.groups[number].before, level)
+            theirs = self.right.around(self.groups[number].after, level)
             for key in sorted(ours.keys() & theirs.keys()):
                 self._pair_in_order(ours[key], theirs[key], level)
+            if ours and theirs and level < LOOSE:
+                self.pending[level + 1].append(number)
 
     def _pair_in_order(self, ours: list[str], theirs: list[str], level: int) -> None:
         if len(ours) != len(theirs) and level > 0:
