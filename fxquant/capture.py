@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -12,7 +13,7 @@ from fxquant.program import Program
 from fxquant.request import CaptureRequest
 from fxquant.sandbox import untouched_world
 from fxquant.symbolic import capture_symbolic
-from fxquant.values import annotate
+from fxquant.values import record_values
 
 Strategy = Callable[[CaptureRequest, Ledger], Program]
 
@@ -26,8 +27,7 @@ def capture(request: CaptureRequest, ledger: Ledger) -> Program:
         try:
             with untouched_world(), torch.no_grad():
                 program = strategy(request, ledger)
-                annotate(program.graph_module, program.example_leaves)
-                return program
+                return replace(program, values=record_values(program.graph_module, program.example_leaves))
         except UntraceableError as error:
             refusals.append(error)
     raise refusals[0]

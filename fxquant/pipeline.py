@@ -14,7 +14,7 @@ from fxquant.graphs.snapping import snapshot_of
 from fxquant.graphs.snapshot import GraphSnapshot
 from fxquant.ledger import Ledger
 from fxquant.program import Program, Stage
-from fxquant.values import annotate
+from fxquant.values import complete_values
 
 
 class Pass(ABC):
@@ -152,7 +152,7 @@ def after(records: tuple[PassRecord, ...]) -> Iterator[None]:
 
 def snapshot_at(program: Program) -> GraphSnapshot:
     """The program's graph as it is now, each node with the dtype and shape that it gives."""
-    annotate(program.graph_module, program.example_leaves)
+    complete_values(program.graph_module, program.values)
     return snapshot_of(program.graph_module, title=f"{program.model_name}, {program.stage.name}")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -37,6 +38,7 @@ class Program:
     stage: Stage
     signature: Signature
     example_leaves: tuple[torch.Tensor, ...] | None = None  # one example of the graph's inputs, where one is known
+    values: Mapping[str, Any] = field(default_factory=dict)  # origin → dtype and shape of what the traced node gave
     plan: QuantPlan | None = None
     target: str = "x86"  # the engine that plan and lowering are for
     model_name: str = "Model"  # class name of the user's model

@@ -1,25 +1,32 @@
-"""What each node gives (dtype and shape), inferred on meta tensors: no memory, no numbers, each node once.
+"""What each node gives: dtypes and shapes, seen in one run of a few rows when the model is captured.
 
-A pass leaves the values of the nodes that it keeps; only those that it made are inferred after it.
+Passes keep what the model computes, so a node that stands for traced nodes gives what the last of them gave. What a
+pass adds beside those is a quantize, a dequantize, an observer, or a small op that is run on zeros.
 """
 
 from __future__ import annotations
 
 import copy
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from fxquant import qdq
+from fxquant.aliasing import store
+from fxquant.calibration import run_on_few
 from fxquant.graphs.snapshot import TensorInfo
+from fxquant.origin import origins
 from fxquant.torch_ao import is_observer
 
 _VALUE = "fxq_value"
+Values = Mapping[str, Any]  # origin → what the traced node gave: a TensorInfo, a number, or a tuple of those
 
 
 def known_value(node: fx.Node) -> Any:
-    """Meta tensors (or a tuple of them, or a number) that a node gives; None where nothing is known.
+    """What a node gives: a TensorInfo, a number, or a tuple of those; None where it is not known.
 
     What others noted in `node.meta` serves too: 'val' (torch.export) and 'tensor_meta' (torch.fx ShapeProp).
     """
@@ -27,40 +34,84 @@ def known_value(node: fx.Node) -> Any:
 
 
 def note_value(node: fx.Node, value: Any) -> None:
-    """Say what a node gives, where a pass knows better than inference could (a kernel on quantized tensors)."""
+    """Say what a node gives, where a pass knows (a kernel on quantized tensors)."""
     node.meta[_VALUE] = value
 
 
-def annotate(graph_module: fx.GraphModule, example: tuple[torch.Tensor, ...] | None) -> None:
-    """Infer the value of every node that has none yet. Without an example nothing is known."""
+def record_values(graph_module: fx.GraphModule, example: tuple[torch.Tensor, ...] | None) -> Values:
+    """Run a graph on a few rows of an example, note what each node gives, and return that by origin.
+
+    Nothing that the graph or a module writes reaches the model. Without an example, or where the graph fails on it,
+    nothing is known.
+    """
     if example is None:
+        return {}
+    recorder = _Recorder(graph_module)
+    try:
+        with torch.no_grad():
+            run_on_few(recorder, tuple(tensor.clone() for tensor in example))
+    except Exception:  # the user's own code runs here; calibration will name the layer that fails
+        return {}
+    for node, value in recorder.values.items():
+        node.meta[_VALUE] = value
+    return {site: value for node, value in recorder.values.items() for site in origins(node)[-1:]}
+
+
+class _Recorder(fx.Interpreter):
+    """Keeps what each node gives; hands out copies of the model's tensors."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.values: dict[fx.Node, Any] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        self.values[node] = None if node.op == "output" else _told(value)
+        return value
+
+    def fetch_attr(self, target: str) -> Any:
+        value = super().fetch_attr(target)
+        return value.clone() if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter) else value
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(target)
+        is_ours = type(module).__module__.startswith("torch.nn.")
+        return (module if is_ours else copy.deepcopy(module))(*args, **kwargs)
+
+
+def complete_values(graph_module: fx.GraphModule, traced: Values) -> None:
+    """Note what each node gives that has no note yet, `traced` telling it by origin."""
+    if not traced:
         return
-    inputs = iter(example)
+    last = {origins(node)[-1]: node for node in graph_module.graph.nodes if origins(node)}
+    whole = {node: site for site, node in last.items() if node.target is not store and not _is_of_tuple(node)}
     with torch.no_grad():
         for node in graph_module.graph.nodes:
-            given = next(inputs, None) if node.op == "placeholder" else None
             if _VALUE not in node.meta:
-                node.meta[_VALUE] = _value(node, graph_module, given)
+                known = traced.get(whole.get(node, ""))
+                node.meta[_VALUE] = known if isinstance(known, TensorInfo) else _value(node, graph_module)
 
 
-def _value(node: fx.Node, graph_module: fx.GraphModule, given: torch.Tensor | None) -> Any:
-    match node.op:
-        case "placeholder":
-            return None if given is None else _as_meta(given)
-        case "get_attr":
-            return _as_meta(fetched(graph_module, str(node.target)))
-        case "output":
-            return None
+def _is_of_tuple(node: fx.Node) -> bool:
+    """May it give a tuple, or an element of one? Then it and its elements share origins."""
+    return any(one.target is operator.getitem for one in (node, *node.users))
+
+
+def _value(node: fx.Node, graph_module: fx.GraphModule) -> Any:
+    if node.op == "get_attr":
+        return _told(fetched(graph_module, str(node.target)))
+    if node.op in ("placeholder", "output"):
+        return None
     sources = [source.meta.get(_VALUE) for source in node.all_input_nodes]
     module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if sources and (node.target == "dequantize" or is_observer(module) or node.target in _QUANTIZES):
         return _requantized(node, sources[0])
-    if any(source is None or isinstance(source, TensorInfo) for source in sources):
+    if any(source is None for source in sources):
         return None
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: copy.copy(source.meta[_VALUE]))
     try:
-        return _run(node, module, args, kwargs)
-    except Exception:  # meta tensors cannot run everything (other people's kernels, branches on numbers): not known
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _zeros(source.meta[_VALUE]))
+        return _told(_run(node, module, args, kwargs))
+    except Exception:  # zeros do not suit every op, and engines' kernels want their own tensors: then it is not known
         return None
 
 
@@ -69,35 +120,41 @@ _QUANTIZES = {qdq.quantize_per_tensor: 5, torch.quantize_per_tensor: 3}  # the p
 
 def _requantized(node: fx.Node, source: Any) -> Any:
     """The shape of the input; the dtype that a quantize names, float32 after a dequantize."""
-    if not isinstance(source, torch.Tensor | TensorInfo):
+    if not isinstance(source, TensorInfo):
         return None
     if node.op == "call_module":
         return source
-    if node.target == "dequantize":
-        return torch.empty(source.shape, device="meta")
-    dtype = node.args[_QUANTIZES[node.target]]  # type: ignore[index]
-    if dtype in (torch.quint8, torch.qint8, torch.qint32):
-        return TensorInfo(str(dtype).removeprefix("torch."), tuple(source.shape))
-    return torch.empty(source.shape, dtype=dtype, device="meta")  # type: ignore[arg-type]
+    dtype = torch.float32 if node.target == "dequantize" else node.args[_QUANTIZES[node.target]]  # type: ignore[index]
+    return TensorInfo(str(dtype).removeprefix("torch."), source.shape)
 
 
 def _run(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> Any:
     if module is not None:
-        state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        faked = {name: _as_meta(tensor) for name, tensor in state.items()}
-        return torch.func.functional_call(copy.copy(module), faked, args, kwargs)
+        return copy.deepcopy(module)(*args, **kwargs)
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     assert callable(node.target)
     return node.target(*args, **kwargs)
 
 
-def _as_meta(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return None
-    if value.is_quantized:
-        return TensorInfo(str(value.dtype).removeprefix("torch."), tuple(value.shape))
-    return torch.empty_like(value, device="meta", requires_grad=False)
+def _told(value: Any) -> Any:
+    match value:
+        case torch.Tensor():
+            return TensorInfo(str(value.dtype).removeprefix("torch."), tuple(value.shape))
+        case tuple() | list():
+            return tuple(_told(item) for item in value)
+        case int() | float():
+            return value
+    return None
+
+
+def _zeros(value: Any) -> Any:
+    match value:
+        case TensorInfo():
+            return torch.zeros(value.shape, dtype=getattr(torch, value.dtype))
+        case tuple():
+            return tuple(_zeros(item) for item in value)
+    return value
 
 
 def fetched(graph_module: fx.GraphModule, target: str) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from torch import fx
 
 from fxquant.errors import LoweringError, ParityError
@@ -31,7 +30,7 @@ from fxquant.program import Program, Stage
 from fxquant.torch_ao import engine, quiet
 from fxquant.values import known_value, note_value
 
-QUANTIZED = {torch.uint8: "quint8", torch.int8: "qint8"}  # dtype of codes → of the quantized tensor that holds them
+QUANTIZED = {"uint8": "quint8", "int8": "qint8"}  # dtype of codes → of the quantized tensor that holds them
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ def _note_values(lowered: Lowered) -> None:
     """A kernel gives what its canonical node gives, codes as a quantized tensor: no meta kernel could tell."""
     for node, canonical in lowered.counterpart.items():
         value = known_value(canonical)
-        is_coded = isinstance(value, torch.Tensor) and value.dtype in QUANTIZED
-        note_value(node, TensorInfo(QUANTIZED[value.dtype], tuple(value.shape)) if is_coded else value)
+        is_coded = isinstance(value, TensorInfo) and value.dtype in QUANTIZED
+        note_value(node, TensorInfo(QUANTIZED[value.dtype], value.shape) if is_coded else value)
 
 
 def _decided_float(program: Program) -> dict[fx.Node, str]:

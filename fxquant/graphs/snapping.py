@@ -15,7 +15,7 @@ from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord, TensorInfo
 from fxquant.origin import origins, scope, where
 from fxquant.program import Program, Stage
 from fxquant.qdq import DEQUANTIZE, QUANTIZE
-from fxquant.values import annotate, fetched, known_value
+from fxquant.values import fetched, known_value, record_values
 
 MOST_READ = 4096  # elements of a constant whose values are summed up: scales and zero points, no weights
 
@@ -66,7 +66,7 @@ def _of_foreign(graph_module: fx.GraphModule, example: Sequence[torch.Tensor] | 
     """Values that somebody noted in `node.meta` are used; an example notes them on a copy."""
     if example is not None:
         graph_module = fx.GraphModule(graph_module, _copied(graph_module.graph), type(graph_module).__name__)
-        annotate(graph_module, tuple(example))
+        record_values(graph_module, tuple(example))
     return snapshot_of(graph_module, title=type(graph_module).__name__)
 
 
