@@ -7,7 +7,7 @@ them. So no table of views and their inverses is needed, and a reshape that had 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -110,8 +110,20 @@ def stored_buffers(graph: fx.Graph) -> tuple[str, ...]:
 
 
 def saved_buffers(graph_module: fx.GraphModule) -> dict[str, torch.Tensor]:
-    """Copies of the buffers that each call changes, for `restore_buffers` after calls that are not the user's."""
-    return {name: graph_module.get_buffer(name).clone() for name in stored_buffers(graph_module.graph)}
+    """Copies of the buffers that a call may change, for `restore_buffers` after calls that are not the user's.
+
+    Those that the graph stores, and those of modules of the user's own, which nobody looked into.
+    """
+    names = dict.fromkeys((*stored_buffers(graph_module.graph), *_buffers_of_leaves(graph_module)))
+    return {name: graph_module.get_buffer(name).clone() for name in names}
+
+
+def _buffers_of_leaves(graph_module: fx.GraphModule) -> Iterator[str]:
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module":
+            module = graph_module.get_submodule(str(node.target))
+            if not type(module).__module__.startswith("torch."):
+                yield from (f"{node.target}.{name}" for name, _ in module.named_buffers())
 
 
 def restore_buffers(graph_module: fx.GraphModule, saved: Mapping[str, torch.Tensor]) -> None:

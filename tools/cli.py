@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from fxquant.errors import FxQuantError, UsageError
 from fxquant.tools.terminal import prepare_streams
 
 INTERRUPTED = 130
+UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)  # of a stream: a full disk, a terminal that is gone
 
 # verb → where it is, and its line in --help (a test compares it with the command's own)
 VERBS: dict[str, tuple[str, str]] = {
@@ -81,6 +83,12 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return 0
+    except OSError as error:
+        if error.errno not in UNWRITABLE or error.filename is not None:
+            raise
+        _silence_stdout()
+        print(UsageError("FXQ118", f"stdout cannot be written: {error.strerror}"), file=sys.stderr)
+        return UsageError.exit_status
     return status
 
 

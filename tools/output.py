@@ -9,6 +9,7 @@ from pathlib import Path
 from fxquant.errors import UsageError, did_you_mean
 
 STDOUT = "-"
+_MOST_SHOWN = 120  # characters of a path in a message
 
 
 def check_output(path: str, suffixes: tuple[str, ...]) -> str:
@@ -18,6 +19,8 @@ def check_output(path: str, suffixes: tuple[str, ...]) -> str:
     if not path or "\0" in path:
         raise UsageError("FXQ118", f"{path!r} is no path of a file", hint="-o x.svg, or -o - for stdout")
     target = Path(path)
+    if (refusal := refused(target)) is not None:
+        raise UsageError("FXQ118", f"'{short(path)}' cannot be written: {refusal}", hint="name another place")
     if target.is_dir():
         raise UsageError("FXQ118", f"'{path}' is a folder", hint=f"name a file in it: {target / f'x.{suffixes[0]}'}")
     suffix = target.suffix.lower().removeprefix(".")
@@ -33,6 +36,22 @@ def check_output(path: str, suffixes: tuple[str, ...]) -> str:
     if locked is not None:
         raise UsageError("FXQ118", f"'{path}' cannot be written: '{locked}' is read-only", hint="name another place")
     return suffix
+
+
+def refused(path: Path) -> str | None:
+    """Why the system does not even look at this path (a name that is too long, a folder that is closed); else None."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def short(path: str) -> str:
+    """A path as a message shows it: its end where it is long."""
+    return path if len(path) <= _MOST_SHOWN else f"...{path[-_MOST_SHOWN:]}"
 
 
 def write(path: str, content: str | bytes) -> None:

@@ -92,9 +92,12 @@ class Subject:
 
     @property
     def like(self) -> GraphSnapshot | None:
-        """The traced graph, in which weights that are packed by now still have a shape; None before a compilation."""
+        """An earlier graph, in which weights that are packed by now have a shape and a dtype; None uncompiled."""
         made = self._compiled_by_now
-        return None if made is None else made.snapshot(STAGES[0])
+        if made is None:
+            return None
+        is_converted = STAGES.index(made.stage.name.lower()) >= STAGES.index("converted")
+        return made.snapshot("converted" if is_converted else STAGES[0])
 
     @property
     def _compiled_by_now(self) -> CompiledModel | None:
@@ -104,11 +107,16 @@ class Subject:
         return self._loaded.source if is_compiled else None
 
     def decide(self) -> None:
-        """Compile as far as the data at hand allows, for the decisions; a model that cannot be compiled gets a note."""
+        """Compile as far as the data at hand allows, for the decisions; a model that cannot be compiled gets a note.
+
+        A wrong option (UsageError) is no property of the model: it is raised.
+        """
         if not self.is_float:
             return
         try:
             self.compiled(STAGES[0] if self.example is None else STAGES[-1])
+        except UsageError:
+            raise
         except FxQuantError as error:
             self.notes.append(f"nothing was decided: {error.code} {error.message}")
 

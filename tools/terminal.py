@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,8 +37,14 @@ def _stand_in(error: UnicodeError) -> tuple[str, int]:
     return "".join(ASCII.get(character, "?") for character in missing), error.end
 
 
+def _opened(stream: TextIO | None) -> TextIO:
+    """Python has None for a stream that the shell closed (`>&-`), and prints to stdout what is meant for it."""
+    return stream if stream is not None else open(os.devnull, "w", encoding="utf-8")
+
+
 def prepare_streams() -> None:
-    """Characters that stdout or stderr cannot encode become ASCII instead of an exception."""
+    """Characters that stdout or stderr cannot encode become ASCII instead of an exception; a closed one takes all."""
+    sys.stdout, sys.stderr = _opened(sys.stdout), _opened(sys.stderr)
     codecs.register_error("fxquant-ascii", _stand_in)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

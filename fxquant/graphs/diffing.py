@@ -173,7 +173,7 @@ def _value_deltas(old: NodeRecord, new: NodeRecord) -> Iterator[Delta]:
 
 
 def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[Delta]:
-    for key in dict.fromkeys((*old, *new)):
+    for key in sorted(old.keys() | new.keys()):  # by name: neither side's order comes first, so that it inverts
         if old.get(key) != new.get(key):
             yield key, old.get(key, ""), new.get(key, "")
 

@@ -19,6 +19,7 @@ _REMEDIES = {
     "FXQ505": "use another target; the engine's kernel computes something else",
 }
 _BY_DECISION = "let the plan ask for int8 here"
+_FOLDED = "folded into "  # its neighbour's weight does it now
 
 
 class LedgerRow(Protocol):
@@ -48,8 +49,9 @@ class Reason:
 
 
 def reasons_of(rows: Iterable[LedgerRow]) -> dict[str, tuple[str, str]]:
-    """site → (code, reason) of the rows of a ledger that say why a site is not int8."""
-    return {row.site: (row.code, row.reason) for row in rows if row.site and row.effective != "int8"}
+    """site → (code, reason) of the rows of a ledger that say why a site is not int8. A folded one computes nothing."""
+    told = (row for row in rows if row.site and row.effective != "int8" and not row.effective.startswith(_FOLDED))
+    return {row.site: (row.code, row.reason) for row in told}
 
 
 def reasons_for(sites: Iterable[str], reasons: Reasons) -> tuple[Reason, ...]:

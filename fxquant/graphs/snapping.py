@@ -66,7 +66,7 @@ def _of_foreign(graph_module: fx.GraphModule, example: Sequence[torch.Tensor] | 
     """Values that somebody noted in `node.meta` are used; an example notes them on a copy."""
     if example is not None:
         graph_module = fx.GraphModule(graph_module, _copied(graph_module.graph), type(graph_module).__name__)
-        record_values(graph_module, tuple(example))
+        record_values(graph_module, _call(example))
     return snapshot_of(graph_module, title=type(graph_module).__name__)
 
 
@@ -85,9 +85,13 @@ def _of_traced(model: nn.Module, example: Sequence[torch.Tensor] | None) -> Grap
     from fxquant.ledger import Ledger
     from fxquant.request import CaptureRequest
 
-    example = (example,) if isinstance(example, torch.Tensor) else example
-    request = CaptureRequest(fork(model), None if example is None else tuple(example))
+    request = CaptureRequest(fork(model), None if example is None else _call(example))
     return snapshot(capture(request, Ledger()))
+
+
+def _call(example: Sequence[torch.Tensor] | torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A tensor by itself is the one argument, not a row for each."""
+    return (example,) if isinstance(example, torch.Tensor) else tuple(example)
 
 
 def stage_named(stage: Stage | str) -> Stage:

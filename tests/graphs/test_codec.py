@@ -153,3 +153,18 @@ def test_a_snapshot_can_be_had_of_a_plain_graph_module_and_of_a_model():
         assert [str(value) for n in graph for value in n.values] == ["float32[2×4]", "float32[2×3]", "float32[2×3]"]
     assert not fxquant.diff(plain, traced).of(fxquant.graphs.change.Change.REPLACED)
     assert all(not n.values for n in fxquant.snapshot(torch.fx.symbolic_trace(model)))
+
+
+def test_a_tensor_by_itself_is_one_argument_of_a_graph_module_too():
+    """Not a row for each argument: shapes would be those of one sample, and nothing would say so."""
+    import torch
+    from torch import fx, nn
+
+    import fxquant
+
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval()
+    for source in (model, fx.symbolic_trace(model)):
+        for given in (torch.ones(5, 3), (torch.ones(5, 3),), [torch.ones(5, 3)]):
+            shapes = {node.name: node.values[0].shape for node in fxquant.snapshot(source, example_inputs=given)
+                      if node.op == "call_module"}  # fmt: skip
+            assert shapes and set(shapes.values()) == {(5, 2)}

@@ -15,7 +15,7 @@ import fxquant
 from fxquant.graphs.change import Change
 from fxquant.graphs.diffing import GraphDiff, diff
 from fxquant.graphs.patching import Patch
-from fxquant.graphs.snapshot import GraphSnapshot
+from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord
 from support.compiling import compiled
 from support.drawn import EDITS, insert, node, planted, rewire, snapshots
 from support.models import MODELS
@@ -224,3 +224,11 @@ def test_a_diff_of_ten_thousand_nodes_takes_less_than_a_second(has_origins):
     before, after = (long_graph(10_000, changed, has_origins=has_origins) for changed in (frozenset(), odd))
     assert diff(before, after).counts["retyped"] == len(odd)
     assert least_seconds(lambda: diff(GraphSnapshot(before.nodes), GraphSnapshot(after.nodes)), times=3) < 1.0
+
+
+def test_nodes_with_other_attributes_keep_the_laws_whichever_comes_first():
+    """An observer that became one of another class: each has attributes that the other has not."""
+    histogram = NodeRecord("a", "call_module", "a", "HistogramObserver", origins=("a",))
+    fixed = replace(histogram, kind="FixedQParamsObserver", attributes=(("scale", "1"), ("zero_point", "0")))
+    histogram = replace(histogram, attributes=(("options", "x"), ("eps", "1"), ("min_val", "2")))
+    assert len(assert_laws(GraphSnapshot((histogram,)), GraphSnapshot((fixed,))).entries[0].deltas) == 6

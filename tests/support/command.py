@@ -35,6 +35,10 @@ def pair():
     return make(), torch.ones(2, 3, 6, 6)
 
 
+def double():
+    return make().double(), torch.ones(2, 3, 6, 6).double()
+
+
 def keywords():
     return make(), {"x": torch.ones(2, 3, 6, 6)}
 

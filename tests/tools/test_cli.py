@@ -210,3 +210,21 @@ def test_no_color_on_a_terminal_means_no_color(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert console().no_color
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize("arguments", [["explain"], ["passes"]])
+def test_a_full_disk_behind_stdout_is_told_without_a_traceback(arguments):
+    with open("/dev/full", "wb") as full:
+        found = subprocess.run([*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, cwd=os.sep, check=False)
+    assert (found.returncode, found.stderr) == (2, b"FXQ118 stdout cannot be written: No space left on device\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell that can close a stream")
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_stream_that_the_shell_closed_takes_nothing_and_breaks_nothing(closed):
+    """What is meant for stderr must not land on stdout either: `print` does that where stderr is None."""
+    command = f'"{sys.executable}" -m fxquant explain FXQ000 {closed}'
+    found = subprocess.run(["sh", "-c", command], capture_output=True, cwd=os.sep, check=False)
+    assert found.returncode == 2 and found.stdout == b"" and b"Traceback" not in found.stderr
+    assert (b"FXQ105" in found.stderr) == (closed == ">&-")

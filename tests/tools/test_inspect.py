@@ -68,7 +68,7 @@ def test_token_ids_are_drawn_below_their_bound(nets, capsys):
 
 
 def test_a_model_that_cannot_be_compiled_is_listed_without_decisions(nets, capsys):
-    told = inspected(capsys, f"{nets}:pair", "--target", "nope")
+    told = inspected(capsys, f"{nets}:double")
     assert [note.split(":")[0] for note in told["notes"]] == ["nothing was decided"]
     assert {row["decision"] for row in told["rows"]} == {""}
 
@@ -111,3 +111,22 @@ def test_an_ascii_terminal_gets_ascii(nets, monkeypatch):
 def test_a_row_in_a_pipe_is_one_line(nets, capsys):
     assert run(["inspect", f"{nets}:pair@converted"]) == 0
     assert any("│ dequantize_per_tensor_1 " in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_packed_weights_cost_what_they_are_held_in(nets, capsys):
+    """8 × 3 × 3 × 3 codes of a byte, 8 scales and zero points, and the bias: not four bytes a weight."""
+    told = inspected(capsys, f"{nets}:pair", "--stage", "lowered")
+    converted = inspected(capsys, f"{nets}:pair", "--stage", "converted")
+    (conv,) = (row for row in told["rows"] if row["op"] == "quantized.conv2d_relu")
+    assert conv["parameters"] == 224 and conv["weight_bytes"] < 2 * 224
+    assert told["total"]["weight_bytes"] == converted["total"]["weight_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [(("--mapping", "int88"), "FXQ102"), (("--mapping", "no.toml"), "FXQ101"), (("--data", "no.py:x"), "FXQ117")],
+)
+def test_a_wrong_option_is_an_error_and_no_note_about_the_model(nets, capsys, options, code):
+    assert run(["inspect", f"{nets}:pair", *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(code) and captured.out == ""

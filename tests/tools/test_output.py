@@ -94,3 +94,18 @@ def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "x.svg").symlink_to("there.svg")
     write(str(tmp_path / "x.svg"), "new")
     assert (tmp_path / "x.svg").is_symlink() and (tmp_path / "there.svg").read_text() == "new"
+
+
+def test_a_name_that_no_system_takes_is_refused_and_shown_in_part(tmp_path, capsys):
+    from fxquant.tools.cli import run
+
+    for arguments, code in (
+        (["graph", "x" * 5000 + ".json"], "FXQ117"),
+        (["graph", "x" * 5000 + ".py:make"], "FXQ117"),
+    ):
+        assert run(arguments) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(code) and "File name too long" in told and len(told) < 300
+    with pytest.raises(UsageError, match="File name too long") as caught:
+        check_output(str(tmp_path / f"{'x' * 5000}.svg"), ("svg",))
+    assert caught.value.code == "FXQ118" and len(caught.value.message) < 300
