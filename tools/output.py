@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from fxquant.errors import UsageError, did_you_mean
+from fxquant.files import shown, write_whole
 
 STDOUT = "-"
-_MOST_SHOWN = 120  # characters of a path in a message
 
 
 def check_output(path: str, suffixes: tuple[str, ...]) -> str:
@@ -20,7 +20,7 @@ def check_output(path: str, suffixes: tuple[str, ...]) -> str:
         raise UsageError("FXQ118", f"{path!r} is no path of a file", hint="-o x.svg, or -o - for stdout")
     target = Path(path)
     if (refusal := refused(target)) is not None:
-        raise UsageError("FXQ118", f"'{short(path)}' cannot be written: {refusal}", hint="name another place")
+        raise UsageError("FXQ118", f"'{shown(path)}' cannot be written: {refusal}", hint="name another place")
     if target.is_dir():
         raise UsageError("FXQ118", f"'{path}' is a folder", hint=f"name a file in it: {target / f'x.{suffixes[0]}'}")
     suffix = target.suffix.lower().removeprefix(".")
@@ -49,27 +49,9 @@ def refused(path: Path) -> str | None:
     return None
 
 
-def short(path: str) -> str:
-    """A path as a message shows it: its end where it is long."""
-    return path if len(path) <= _MOST_SHOWN else f"...{path[-_MOST_SHOWN:]}"
-
-
 def write(path: str, content: str | bytes) -> None:
     """Put this into the file, which is the old one or the new one and never a part. FXQ118 when that cannot be done."""
-    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
-    target = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
-    scratch = target.with_name(f".{os.getpid()}-{target.name[-100:]}")
-    try:
-        if target.exists() and not target.is_file():  # a pipe or a device such as /dev/null: nothing to replace
-            target.write_bytes(data)
-            return
-        scratch.write_bytes(data)
-        os.replace(scratch, target)
-    except OSError as error:
-        told = f"'{path}' cannot be written: {error.strerror or error}"
-        raise UsageError("FXQ118", told, hint="what stood there before is as it was") from error
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_whole(path, content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
 
 
 def put(content: str | bytes) -> None:

@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from fxquant.errors import FxQuantError, UsageError, did_you_mean
+from fxquant.files import shown
 from fxquant.location import Location, of_function, of_traceback
 from fxquant.tools.model_reference import Reference
-from fxquant.tools.output import refused, short
+from fxquant.tools.output import refused
 
 T = TypeVar("T")
 _MISSING = object()
@@ -103,7 +104,7 @@ def _module_of_file(path: Path) -> ModuleType:
 def readable(path: Path) -> Path:
     """FXQ117 unless the path is a file, with the nearest names in its folder."""
     if (refusal := refused(path)) is not None:
-        raise UsageError("FXQ117", f"the file '{short(str(path))}' cannot be read: {refusal}")
+        raise UsageError("FXQ117", f"the file '{shown(str(path))}' cannot be read: {refusal}")
     if path.is_file():
         return path
     what = "is a folder" if path.is_dir() else "does not exist"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -19,6 +18,7 @@ from fxquant.drawing.rendering import FORMATS, SECONDS, TEXTS, check_format, ren
 from fxquant.drawing.svg import tidy
 from fxquant.drawing.view import View
 from fxquant.errors import FxQuantError, RenderError, UsageError
+from fxquant.files import write_whole
 from fxquant.graphs.diffing import GraphDiff
 from fxquant.graphs.snapshot import GraphSnapshot
 
@@ -51,18 +51,18 @@ class Picture:
         """Write it, whole or not at all; the suffix says how: .svg .png .pdf, .dot or .gv for the text.
 
         Raises:
-            UsageError: FXQ116, another suffix.
+            UsageError: FXQ116, another suffix; FXQ118, a path that cannot be written.
             RenderError: FXQ701 no renderer, FXQ702 too slow, FXQ703 it failed; the DOT text is kept beside `path`.
         """
         goal = Path(path)
         kind = goal.suffix.removeprefix(".").lower()
         check_format(kind, (*FORMATS, *TEXTS))
         if kind in TEXTS:
-            return _write(goal, self.dot.encode("utf-8"))
+            return write_whole(goal, self.dot.encode("utf-8"))
         try:
-            return _write(goal, self.render(kind, timeout))
+            return write_whole(goal, self.render(kind, timeout))
         except RenderError as error:
-            kept = _write(goal.with_suffix(".dot"), self.dot.encode("utf-8"))
+            kept = write_whole(goal.with_suffix(".dot"), self.dot.encode("utf-8"))
             raise type(error)(
                 error.code, f"{error.message}; the DOT text is kept in {kept}", hint=error.hint
             ) from error
@@ -129,16 +129,3 @@ def _view(x: Any, wanted: Wanted, side_by_side: bool, title: str) -> View:
 
         x = snapshot(x)
     return view_of(x, wanted, title)
-
-
-def _write(path: Path, data: bytes) -> Path:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path

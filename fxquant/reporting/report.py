@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import fxquant
 from fxquant.drawing.overlays import Overlay
 from fxquant.drawing.picture import draw as draw_picture
 from fxquant.errors import FxQuantError
+from fxquant.files import write_whole
 from fxquant.graphs.analysis import analyse
 from fxquant.graphs.islands import outlines
 from fxquant.graphs.remedies import reasons_of
@@ -47,19 +47,11 @@ MOST_LINE = 600  # characters of one line of the analysis
 
 
 def write_report(compiled: CompiledModel, path: str | os.PathLike[str], **options: Any) -> Path:
-    """Write the report of `compiled` to `path`, whole or not at all, and return it. Options are `render_report`'s."""
-    goal = Path(path)
-    data = render_report(compiled, **options).encode("utf-8", "backslashreplace")
-    with tempfile.NamedTemporaryFile(dir=goal.parent, prefix=f".{goal.name[:40]}.", delete=False) as scratch:
-        try:
-            scratch.write(data)
-            scratch.close()
-            Path(scratch.name).chmod(0o644)
-            os.replace(scratch.name, goal)
-        except BaseException:
-            Path(scratch.name).unlink(missing_ok=True)
-            raise
-    return goal
+    """Write the report of `compiled` to `path`, whole or not at all, and return that. Options are `render_report`'s.
+
+    Raises UsageError FXQ118 when it cannot be written.
+    """
+    return write_whole(path, render_report(compiled, **options).encode("utf-8", "backslashreplace"))
 
 
 def render_report(

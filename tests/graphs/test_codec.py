@@ -164,7 +164,7 @@ def test_a_tensor_by_itself_is_one_argument_of_a_graph_module_too():
 
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval()
     for source in (model, fx.symbolic_trace(model)):
-        for given in (torch.ones(5, 3), (torch.ones(5, 3),), [torch.ones(5, 3)]):
-            shapes = {node.name: node.values[0].shape for node in fxquant.snapshot(source, example_inputs=given)
+        for inputs in (torch.ones(5, 3), (torch.ones(5, 3),), [torch.ones(5, 3)]):
+            shapes = {node.name: node.values[0].shape for node in fxquant.snapshot(source, example_inputs=inputs)
                       if node.op == "call_module"}  # fmt: skip
             assert shapes and set(shapes.values()) == {(5, 2)}

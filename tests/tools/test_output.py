@@ -68,7 +68,7 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step)
 
     path = tmp_path / "x.svg"
     path.write_text("old")
-    patched = (output.os, "replace") if step == "replace" else (output.Path, "write_bytes")
+    patched = (output.os, "replace" if step == "replace" else "fsync")
     monkeypatch.setattr(*patched, fail)
     assert "No space left on device" in refused(lambda: write(str(path), "new"))
     assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["x.svg"]
