@@ -15,6 +15,7 @@ from fxquant.graphs.regions import COMPUTING, Region, regions
 from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord
 
 MOST_BOXES = 1500
+MOST_ISLANDS = 6  # that the legend names
 Islands = Sequence[tuple[str, Sequence[str]]]
 
 
@@ -193,5 +194,8 @@ def legend_of(boxes: Sequence[Box], wanted: Wanted) -> tuple[Key, ...]:
         ends = sorted((min(values), max(values)), reverse=wanted.overlay.is_low_bad)
         keys += [Key(wanted.overlay.text(end), "", bar=bar) for end, bar in zip(ends, (0.0, 1.0), strict=True)]
     drawn = {box.outline for box in boxes}
-    keys += [Key(clean(text, 80), "", outline=at) for at, (text, _) in enumerate(wanted.islands) if at in drawn]
+    outlined = [Key(clean(text, 80), "", outline=at) for at, (text, _) in enumerate(wanted.islands) if at in drawn]
+    keys += outlined[:MOST_ISLANDS]
+    if len(outlined) > MOST_ISLANDS:
+        keys.append(Key(f"and {len(outlined) - MOST_ISLANDS} more islands", ""))
     return tuple(keys)

@@ -156,7 +156,7 @@ def _of_constant(value: Any) -> Iterator[tuple[str, str]]:
         plain = value.detach().cpu().contiguous()
         checksum = crc32(plain.flatten().view(torch.uint8).numpy().tobytes())
         low, high = plain.min().item(), plain.max().item()
-        yield "values", f"{low:.6g}" if low == high else f"{low:.6g}…{high:.6g}"
+        yield "range", f"{low:.6g}" if low == high else f"{low:.6g}…{high:.6g}"
         yield "crc32", f"{checksum:08x}"
 
 

@@ -200,3 +200,14 @@ def test_what_a_container_calls_between_its_children_stays_outside_of_boxes_so_t
     graph = chain(9, lambda index: "block" if index % 4 == 0 else f"block.part{index // 4}")
     told = [box.members for box in draw(graph, depth=2).view.boxes]
     assert told == [("x",), ("op_1", "op_2", "op_3"), ("op_4",), ("op_5", "op_6", "op_7"), ("op_8",)]
+
+
+def test_a_legend_names_six_islands_and_counts_the_others():
+    graph = chain(20)
+    islands = [(f"island {index + 1}", (graph.nodes[index + 1].name,)) for index in range(9)]
+    legend = [key.text for key in draw(graph, islands=islands).view.legend]
+    assert [text for text in legend if "island" in text] == [
+        *(f"island {n}" for n in range(1, 7)),
+        "and 3 more islands",
+    ]
+    assert [text for text in (key.text for key in draw(graph, islands=islands[:6]).view.legend) if "more" in text] == []
