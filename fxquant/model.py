@@ -140,6 +140,8 @@ class CompiledModel(nn.Module):
         reached = [record.after for record in self._history if record.stage <= wanted]
         return self._history[0].before if wanted is Stage.TRACED or not reached else reached[-1]
 
+    __fxquant_snapshot__ = snapshot  # by this `fxquant.snapshot` asks it, without knowing what it is
+
     def draw(self, stage: Stage | str | None = None, **options: Any) -> Picture:
         """A picture of the graph at a stage, its float islands outlined. Options are those of `fxquant.draw`."""
         from fxquant.drawing.picture import draw

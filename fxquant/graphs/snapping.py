@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 from zlib import crc32
 
 import torch
@@ -34,15 +34,14 @@ def snapshot(
         UsageError: FXQ115 when `x` holds no graph, FXQ402 when a stage was not reached.
         UnsupportedModelError: a plain `nn.Module` that cannot be traced.
     """
-    from fxquant.model import CompiledModel
-
-    if stage is not None and not isinstance(x, CompiledModel):
+    own = getattr(type(x), "__fxquant_snapshot__", None)
+    if own is not None:
+        return cast(GraphSnapshot, own(x, stage))
+    if stage is not None:
         raise UsageError("FXQ115", f"{type(x).__name__} has no stages", hint="a compiled model has; leave stage= out")
     match x:
         case GraphSnapshot():
             return x
-        case CompiledModel():
-            return x.snapshot(stage)
         case Program():
             return snapshot_of(x.graph_module, title=f"{x.model_name}, {x.stage.name}")
         case fx.GraphModule():
