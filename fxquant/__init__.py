@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from fxquant.graphs.diffing import GraphDiff, diff
     from fxquant.graphs.snapping import snapshot
     from fxquant.graphs.snapshot import GraphSnapshot
-    from fxquant.ledger import Ledger, Row
+    from fxquant.ledger import Ledger
     from fxquant.measuring import Measurements, measure
     from fxquant.model import CompiledModel
     from fxquant.numerics import sqnr_db
     from fxquant.pipeline import Pass, Pipeline
     from fxquant.plan import Decision, Mode, QuantPlan
     from fxquant.program import Program, Stage
+    from fxquant.row import Row
 
 __version__ = "0.1.0"
 
@@ -48,7 +49,7 @@ _HOMES = {
     "Pipeline": "fxquant.pipeline",
     "Program": "fxquant.program",
     "QuantPlan": "fxquant.plan",
-    "Row": "fxquant.ledger",
+    "Row": "fxquant.row",
     "Stage": "fxquant.program",
     "measure": "fxquant.measuring",
     "snapshot": "fxquant.graphs.snapping",

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 from torch import fx
 
 from fxquant.origin import origins, part_of, scope, site_of
+from fxquant.row import Row
 from fxquant.table import table
 
 FLOAT = "float32"
 _FEW = 4  # parts of one site that a row still names
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What one call site asked for, what it got, and why."""
-
-    site: str  # origin id; '' for a notice
-    module: str  # dotted name in the user's model
-    op: str  # 'Conv2d', 'add', ...
-    requested: str  # '' until the plan is made
-    effective: str  # '' until a pass settled it
-    reason: str
-    code: str = ""
-    hint: str = ""
 
 
 class Ledger:
@@ -129,7 +116,7 @@ class Ledger:
         return [asdict(row) for row in self]
 
     def __str__(self) -> str:
-        return table(self)
+        return table(self.layers, self.notices)
 
     def __repr__(self) -> str:
         settled = [row.effective for row in self.layers]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from fxquant.ledger import Ledger, Row
+from fxquant.row import Row
 
 HEADS = ("layer", "op", "asked", "got", "why")
 
@@ -22,11 +20,10 @@ def notice_line(row: Row) -> str:
     return " ".join(f"{row.code} {row.module} {row.reason}".split())
 
 
-def table(ledger: Ledger) -> str:
-    """Aligned columns, the reason last; no line has trailing spaces."""
-    lines = _aligned((HEADS, *(cells(row) for row in ledger.layers)))
-    notices = [f"note: {notice_line(row)}" for row in ledger.notices]
-    return "\n".join([*lines, *notices])
+def table(layers: Iterable[Row], notices: Iterable[Row]) -> str:
+    """Aligned columns, the reason last, then the notices; no line has trailing spaces."""
+    lines = _aligned((HEADS, *(cells(row) for row in layers)))
+    return "\n".join([*lines, *(f"note: {notice_line(row)}" for row in notices)])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:

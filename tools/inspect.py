@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fxquant.graphs.inspection import InspectRow
-    from fxquant.ledger import Row
+    from fxquant.row import Row
 
 MOST_WIDTH = 10_000  # columns
 ORDERS = ("graph", "macs", "parameters", "bytes")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fxquant.batches import Call
-    from fxquant.ledger import Row
     from fxquant.model import CompiledModel
+    from fxquant.row import Row
 
 RANDOM = "calibrated on random numbers: to look at the graph only, not at accuracy"
 ONE_CALL = "calibrated on one example: to look at the graph only, not at accuracy (--data gives it data)"

@@ -169,7 +169,7 @@ def test_floats_that_a_dynamic_kernel_feeds_too_are_a_head() -> None:
 def test_a_folded_batch_norm_gives_no_reason_for_an_island():
     """Its neighbour's weight does it: asking for int8 there would change nothing."""
     from fxquant.graphs.remedies import reasons_of
-    from fxquant.ledger import Row
+    from fxquant.row import Row
 
     rows = [Row("up", "up", "ConvTranspose2d", "static", "float32", "no kernel", "FXQ207"),
             Row("bn", "bn", "BatchNorm2d", "static", "folded into up", "its weight does both")]  # fmt: skip

@@ -13,8 +13,8 @@ from fxquant.graphs import kernels
 from fxquant.graphs.regions import Region, regions
 from fxquant.graphs.snapping import snapshot
 from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord, TensorInfo
-from fxquant.ledger import Row
 from fxquant.passes import _native_ops as native
+from fxquant.row import Row
 from fxquant.torch_ao import raw_mapping
 from support.compiled_zoo import of_zoo
 from support.compiling import compiled, raw

@@ -13,7 +13,7 @@ from torch import nn
 
 from fxquant.batches import Batches
 from fxquant.capture import capture
-from fxquant.ledger import Ledger, Row
+from fxquant.ledger import Ledger
 from fxquant.origin import scope, site_of
 from fxquant.passes.calibrate import Calibrate
 from fxquant.passes.convert import Convert
@@ -24,6 +24,7 @@ from fxquant.pipeline import Pipeline
 from fxquant.plan import Decision, Mode, QuantPlan
 from fxquant.program import Program, Stage
 from fxquant.request import CaptureRequest
+from fxquant.row import Row
 from fxquant.torch_ao import engine, quiet
 from support.tracing import call, trace
 
