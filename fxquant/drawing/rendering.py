@@ -73,6 +73,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
+    process.wait()  # a child that nobody waited for stays a zombie until this process ends
 
 
 def _first_lines(told: bytes) -> str:
