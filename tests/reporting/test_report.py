@@ -246,7 +246,7 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(ZeroDivisionError):
         write_report(called("plain"), tmp_path / "r.html", draw=lambda subject, **_: 1 / 0)
     assert (tmp_path / "r.html").read_text() == "the old one"
-    with pytest.raises(UsageError, match="FXQ118|cannot be written"):
+    with pytest.raises(UsageError, match="cannot be written"):
         write_report(called("plain"), tmp_path, draw=draw)
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
     assert not list(tmp_path.parent.glob(f".*{tmp_path.name}"))
