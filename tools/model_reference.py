@@ -45,6 +45,8 @@ class Reference:
 
 def parse(text: str) -> Reference:
     """The reference that a text is. FXQ117 on any other text, saying why."""
+    if text.endswith("@"):
+        raise UsageError("FXQ117", f"{_cut(text)!r} names no stage after its '@'", hint=f"one of {', '.join(STAGES)}")
     place, factory, stage = _parts(text)
     _check_suffix(place, text)
     if stage and stage not in STAGES:

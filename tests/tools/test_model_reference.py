@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -86,6 +86,7 @@ def test_a_reference_reads_back_from_its_own_text(folder, name, factory, stage):
     assert parse(str(reference)) == reference
 
 
+@example(text="A:A@")
 @given(text=st.text(max_size=30) | st.text(alphabet="ab.:@\\/py", max_size=20))
 def test_any_text_is_a_reference_or_fxq117(text):
     try:
