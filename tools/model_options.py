@@ -43,6 +43,15 @@ class Options:
     is_strict: bool = False
     seed: int = 0
 
+    @property
+    def of_a_compilation(self) -> tuple[str, ...]:
+        """The options given that only a compilation reads, as they are spelled."""
+        spelled = {"mapping": "--mapping", "data": "--data", "target": "--target", "is_strict": "--strict"}
+        return tuple(flag for name, flag in spelled.items() if getattr(self, name) != getattr(_DEFAULTS, name))
+
+
+_DEFAULTS = Options()
+
 
 class ShapeType(click.ParamType):  # type: ignore[type-arg]  # generic in click 8.2 only
     """`1,3,224,224`, `1,128:int64` or `1,128:int64:30522`."""

@@ -36,16 +36,17 @@ class Subject:
 
     @cached_property
     def _loaded(self) -> Loaded:
-        return load(self.reference, seed=self.options.seed)
+        loaded = load(self.reference, seed=self.options.seed)
+        ignored = [] if _is_float(loaded.source) else self.options.of_a_compilation
+        if ignored:
+            told = "means" if len(ignored) == 1 else "mean"
+            self.notes.append(f"{', '.join(ignored)} {told} nothing here: '{self.reference}' is compiled already")
+        return loaded
 
     @property
     def is_float(self) -> bool:
         """A float model, that has yet to be compiled."""
-        if isinstance(self._loaded.source, GraphSnapshot):
-            return False
-        from fxquant.model import CompiledModel
-
-        return not isinstance(self._loaded.source, CompiledModel)
+        return _is_float(self._loaded.source)
 
     @property
     def model(self) -> nn.Module | None:
@@ -181,3 +182,11 @@ class Subject:
         waiting(*self.example.args, **self.example.kwargs)
         waiting.convert()
         self.notes.append(RANDOM if self.options.inputs else ONE_CALL)
+
+
+def _is_float(source: object) -> bool:
+    if isinstance(source, GraphSnapshot):
+        return False
+    from fxquant.model import CompiledModel  # it imports torch, which a snapshot can do without
+
+    return not isinstance(source, CompiledModel)

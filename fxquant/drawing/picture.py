@@ -52,7 +52,7 @@ class Picture:
 
         Raises:
             UsageError: FXQ116, another suffix; FXQ118, a path that cannot be written.
-            RenderError: FXQ701 no renderer, FXQ702 too slow, FXQ703 it failed; the DOT text is kept beside `path`.
+            RenderError: FXQ701 no renderer, FXQ702 too slow, FXQ703 it failed; the DOT text is kept in `path`.dot.
         """
         goal = Path(path)
         kind = goal.suffix.removeprefix(".").lower()
@@ -62,7 +62,7 @@ class Picture:
         try:
             return write_whole(goal, self.render(kind, timeout))
         except RenderError as error:
-            kept = write_whole(goal.with_suffix(".dot"), self.dot.encode("utf-8"))
+            kept = write_whole(goal.with_name(f"{goal.name}.dot"), self.dot.encode("utf-8"))
             raise type(error)(
                 error.code, f"{error.message}; the DOT text is kept in {kept}", hint=error.hint
             ) from error

@@ -85,11 +85,11 @@ def test_a_renderer_that_hangs_is_killed_and_the_dot_text_is_kept(tmp_path, monk
     with pytest.raises(RenderTimeoutError) as caught:
         draw(chain(3)).save(tmp_path / "g.svg", timeout=1)
     assert time.monotonic() - start < 10
-    assert (tmp_path / "g.dot").read_text().startswith("digraph") and not (tmp_path / "g.svg").exists()
+    assert (tmp_path / "g.svg.dot").read_text().startswith("digraph") and not (tmp_path / "g.svg").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert str(caught.value).replace(str(tmp_path), "FOLDER") == (
-        "FXQ702 the picture was not ready after 1 s; the DOT text is kept in FOLDER/g.dot\n"
+        "FXQ702 the picture was not ready after 1 s; the DOT text is kept in FOLDER/g.svg.dot\n"
         "  hint: draw fewer boxes (depth=2), or give timeout= more seconds"
     )
 
@@ -102,7 +102,7 @@ def test_without_any_renderer_the_dot_text_is_kept_and_the_notebook_shows_it(tmp
     with pytest.raises(RendererMissingError) as caught:
         picture.save(tmp_path / "g.png")
     assert str(caught.value).replace(str(tmp_path), "FOLDER") == (
-        "FXQ701 nothing here renders pictures: no 'dot', no pygraphviz; the DOT text is kept in FOLDER/g.dot\n"
+        "FXQ701 nothing here renders pictures: no 'dot', no pygraphviz; the DOT text is kept in FOLDER/g.png.dot\n"
         "  hint: python -m pip install pygraphviz, or Graphviz itself (https://graphviz.org/download) so that 'dot' is found"
     )
     assert picture._repr_svg_() is None

@@ -205,3 +205,13 @@ def test_without_a_renderer_the_dot_text_is_kept(nets, tmp_path, capsys, monkeyp
     assert captured.err.startswith(f"note: the DOT text is kept in {tmp_path}/g.{form}.dot\nFXQ701")
     assert (tmp_path / f"g.{form}.dot").read_text().startswith("digraph")
     assert not (tmp_path / f"g.{form}").exists()
+
+
+def test_an_option_that_a_compiled_subject_cannot_heed_is_told(tmp_path, capsys):
+    from fxquant.graphs.snapshot import GraphSnapshot
+
+    (tmp_path / "g.json").write_text(GraphSnapshot((), "Net").to_json())
+    assert run(["graph", f"{tmp_path}/g.json", "-o", f"{tmp_path}/g.dot", "--mapping", "int8-dynamic", "--strict"]) == 0
+    assert "note: --mapping, --strict mean nothing here" in capsys.readouterr().err
+    assert run(["graph", f"{tmp_path}/g.json", "-o", f"{tmp_path}/g.dot"]) == 0
+    assert "nothing here" not in capsys.readouterr().err
