@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fxquant.artifact.loading import load
     from fxquant.compiler import compile, default_pipeline
     from fxquant.custom import CustomModule
     from fxquant.drawing.overlays import Overlay
@@ -51,6 +52,7 @@ _HOMES = {
     "QuantPlan": "fxquant.plan",
     "Row": "fxquant.row",
     "Stage": "fxquant.program",
+    "load": "fxquant.artifact.loading",
     "measure": "fxquant.measuring",
     "snapshot": "fxquant.graphs.snapping",
     "sqnr_db": "fxquant.numerics",
@@ -79,6 +81,7 @@ __all__ = [
     "default_pipeline",
     "diff",
     "draw",
+    "load",
     "measure",
     "snapshot",
     "sqnr_db",

@@ -47,12 +47,14 @@ class CompiledModel(nn.Module):
         source: Source,
         *,
         guard_inputs: bool = False,
+        born: Stage = Stage.TRACED,
     ) -> None:
         super().__init__()
         self.training = False
         self.guard_inputs = guard_inputs
         self._program, self._ledger, self._history = program, ledger, history
         self._finish, self._source = finish, source
+        self._born = born  # the stage that its history begins with
         self._fed = Observing(program, ledger)
 
     @property
@@ -126,19 +128,38 @@ class CompiledModel(nn.Module):
         self._history = (*self._history, *records)
         return self
 
-    def diff(self, before: Stage | str = Stage.TRACED, after: Stage | str | None = None) -> GraphDiff:
-        """What changed between two stages (by default from the traced graph to the present one)."""
+    def diff(self, before: Stage | str | None = None, after: Stage | str | None = None) -> GraphDiff:
+        """What changed between two stages (by default from the first graph that it knows to the present one)."""
         from fxquant.graphs.diffing import diff
 
-        return diff(self.snapshot(before), self.snapshot(after))
+        return diff(self.snapshot(self._born if before is None else before), self.snapshot(after))
+
+    def save(self, path: str | os.PathLike[str], *, probe: bool = False, follow_links: bool = False) -> Path:
+        """Write this model as one file, whole or not at all, for `fxquant.load`. The same bytes for the same model.
+
+        Args:
+            path: where to; by convention it ends in '.fxq.safetensors'.
+            probe: store the example rows that the model was compiled with, so that load() can hold each layer of the
+                engine there to the canonical graph. They are rows of the calibration data: do not give them away.
+            follow_links: where the path is a link, replace what it points to.
+
+        Raises:
+            ArtifactError: FXQ606 when it cannot be written, FXQ611 for a model with something that no file can hold.
+        """
+        from fxquant.artifact.saving import save
+
+        return save(self, path, has_probe=probe, follows_links=follow_links)
 
     def snapshot(self, stage: Stage | str | None = None) -> GraphSnapshot:
         """The graph as it was at a stage; None: as it is. FXQ402 when the model has not come so far."""
         wanted = self.stage if stage is None else stage_named(stage)
+        if wanted < self._born:
+            told = f"a loaded model begins {self._born.name}: what was before is not in its file"
+            raise ContractError("FXQ402", told, hint=f"stages it has: {self._born.name}, {self.stage.name}")
         if wanted > self.stage or not self._history:
             raise ContractError("FXQ402", f"the model is {self.stage.name}: it has not reached {wanted.name}")
         reached = [record.after for record in self._history if record.stage <= wanted]
-        return self._history[0].before if wanted is Stage.TRACED or not reached else reached[-1]
+        return self._history[0].before if wanted is self._born or not reached else reached[-1]
 
     __fxquant_snapshot__ = snapshot  # by this `fxquant.snapshot` asks it, without knowing what it is
 
