@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fxquant.plan import Decision, Mode, QuantPlan
     from fxquant.program import Program, Stage
     from fxquant.row import Row
+    from fxquant.weights import load_weights
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ _HOMES = {
     "Row": "fxquant.row",
     "Stage": "fxquant.program",
     "load": "fxquant.artifact.loading",
+    "load_weights": "fxquant.weights",
     "measure": "fxquant.measuring",
     "snapshot": "fxquant.graphs.snapping",
     "sqnr_db": "fxquant.numerics",
@@ -82,6 +84,7 @@ __all__ = [
     "diff",
     "draw",
     "load",
+    "load_weights",
     "measure",
     "snapshot",
     "sqnr_db",

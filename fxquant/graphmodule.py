@@ -59,7 +59,9 @@ def _safe_names(targets: Iterable[str]) -> dict[str, str]:
     """A name for each target that generated code can hold; two targets never get the same."""
     found: dict[str, str] = {}
     taken: set[str] = set()
-    for target in sorted(set(targets), key=lambda target: (safe_name(target) != target, target)):  # safe ones keep theirs
+    for target in sorted(
+        set(targets), key=lambda target: (safe_name(target) != target, target)
+    ):  # safe ones keep theirs
         name = safe_name(target)
         while name in taken:
             name += "_"

@@ -41,7 +41,7 @@ def build(
     made = fx.GraphModule(root, graph, class_name=safe_class_name(class_name))
     for path, tensor in state_of(root).items():
         if fetched(made, path) is None:
-            _put_tensor(made, path, tensor, is_parameter=isinstance(tensor, nn.Parameter), is_persistent=True)
+            _put_tensor(made, path, tensor, is_parameter=isinstance(tensor, nn.Parameter))
     return made.eval()  # type: ignore[no-any-return]
 
 
@@ -62,7 +62,6 @@ def root_of(
     leaves: Mapping[str, Leaf],
     tensors: Mapping[str, Tensor],
     parameters: frozenset[str],
-    hidden: frozenset[str],
 ) -> nn.Module:
     """A module tree with every layer, leaf and tensor at its path. FXQ605 where two claim one place."""
     root = nn.Module()
@@ -78,7 +77,7 @@ def root_of(
             _put_module(root, path, module)
     for path, tensor in tensors.items():
         if path not in owned:
-            _put_tensor(root, path, tensor, is_parameter=path in parameters, is_persistent=path not in hidden)
+            _put_tensor(root, path, tensor, is_parameter=path in parameters)
     return root
 
 
@@ -137,9 +136,9 @@ def _put_module(root: nn.Module, path: str, module: nn.Module) -> None:
     home.add_module(last, module)
 
 
-def _put_tensor(root: nn.Module, path: str, tensor: Tensor, *, is_parameter: bool, is_persistent: bool) -> None:
+def _put_tensor(root: nn.Module, path: str, tensor: Tensor, *, is_parameter: bool) -> None:
     home, last = _home(root, path)
     if is_parameter:
         home.register_parameter(last, nn.Parameter(tensor.detach(), requires_grad=False))
     else:
-        home.register_buffer(last, tensor, persistent=is_persistent)
+        home.register_buffer(last, tensor)

@@ -1,8 +1,8 @@
 """A canonical graph ⇄ plain data: one list for each node, a table of layers, and marks of where each node came from.
 
-    ["in", "x"]   ["get", "w", "fc.weight"]   ["fn", "linear", "nn.linear", ["%0", "%1", null], ["d"]]
-    ["method", "view", "view", [...], ["d"]]   ["layer", "relu", "block.relu", [...], ["d"]]
-    ["leaf", ...] a module of the user's own   ["call", ...] a function of theirs   ["out", "output", [...]]
+["in", "x"]   ["get", "w", "fc.weight"]   ["fn", "linear", "nn.linear", ["%0", "%1", null], ["d"]]
+["method", "view", "view", [...], ["d"]]   ["layer", "relu", "block.relu", [...], ["d"]]
+["leaf", ...] a module of the user's own   ["call", ...] a function of theirs   ["out", "output", [...]]
 """
 
 from __future__ import annotations

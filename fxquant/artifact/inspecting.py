@@ -167,6 +167,3 @@ def _findings(found: Any, specs: Sequence[NodeSpec]) -> tuple[Finding, ...]:
             raise malformed("a finding is about no node")
         made.append(Finding(tuple(specs[index].name for index in indices), value, _target(target)))
     return tuple(made)
-
-
-

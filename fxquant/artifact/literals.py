@@ -1,9 +1,9 @@
 """Arguments of a graph's calls ⇄ JSON: every value is of one of few kinds, and the first letter of a text says which.
 
-    7  true  null      themselves           "%12"       the value of node 12          "'reflect"  a text
-    "=0x1.8p+1"        a float, in hex      ":float32"  a dtype                       "@cpu"      a constant of torch
-    ["l", ...]         a list               ["t", ...]  a tuple                       ["s", a, b, c]  a slice
-    ["d", key, value, ...]  a dict
+7  true  null      themselves           "%12"       the value of node 12          "'reflect"  a text
+"=0x1.8p+1"        a float, in hex      ":float32"  a dtype                       "@cpu"      a constant of torch
+["l", ...]         a list               ["t", ...]  a tuple                       ["s", a, b, c]  a slice
+["d", key, value, ...]  a dict
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _compiled(artifact: Artifact, leaves: Mapping[str, Leaf], target: str) -> Co
 
 def _program(artifact: Artifact, leaves: Mapping[str, Leaf]) -> Program:
     state = artifact.state
-    root = root_of(artifact.layers, leaves, state.tensors, state.parameters, state.hidden)
+    root = root_of(artifact.layers, leaves, state.tensors, state.parameters)
     return Program(
         build(artifact.specs, root, leaves, artifact.marks, artifact.model_name),
         Stage.CONVERTED,
@@ -106,7 +106,9 @@ def _check_leaves(artifact: Artifact, given: Mapping[str, Leaf]) -> None:
                 module=name,
             )
         if isinstance(given[name], nn.Module) is (kind == "function") or not callable(given[name]):
-            told = f"'{name[:80]}' was a {kind[:60]} when the model was saved, and is a {type(given[name]).__name__} now"
+            told = (
+                f"'{name[:80]}' was a {kind[:60]} when the model was saved, and is a {type(given[name]).__name__} now"
+            )
             raise MissingLeafError("FXQ609", told, hint="hand in what the saved model called", module=name)
     for name in given:
         if name not in artifact.leaves:

@@ -104,7 +104,9 @@ METHODS = frozenset(
 )
 
 # Attributes that a call of getattr may ask for, and in-place methods that `fxq.applied` may run on its own copy.
-ATTRIBUTES = frozenset("H T dtype device imag is_cuda itemsize layout mH mT nbytes ndim real requires_grad shape".split())
+ATTRIBUTES = frozenset(
+    "H T dtype device imag is_cuda itemsize layout mH mT nbytes ndim real requires_grad shape".split()
+)
 APPLIED = frozenset(
     "copy_ fill_ index_add_ index_copy_ index_fill_ index_put_ masked_fill_ masked_scatter_ put_ scatter_ scatter_add_ "
     "scatter_reduce_ zero_ fill_diagonal_ renorm_ clamp_ tril_ triu_ index_reduce_".split()

@@ -19,7 +19,7 @@ _DTYPES = (
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16,
     torch.float32, torch.float64,
 )  # fmt: skip
-_KINDS = {"b": "a buffer", "h": "a buffer that state_dict() leaves out", "p": "a parameter"}
+_KINDS = ("b", "p")  # a buffer, a parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,13 @@ def pack(graph_module: fx.GraphModule) -> Payload:
     found: dict[str, Tensor] = {}
     odd: dict[str, Any] = {}
     seen: dict[Any, str] = {}
-    persistent = graph_module.state_dict(keep_vars=True).keys()
     for path, tensor in tensors_of(graph_module).items():
         if tensor.dtype not in _DTYPES or tensor.device.type != "cpu" or tensor.layout is not torch.strided:
             told = f"tensor '{path}' is {tensor.dtype}, {tensor.layout} on {tensor.device}"
-            raise UnsavableError("FXQ611", told, hint="dense CPU tensors of whole or floating-point numbers can be saved")
-        kind = "p" if is_parameter(graph_module, path) else "b" if path in persistent else "h"
+            raise UnsavableError(
+                "FXQ611", told, hint="dense CPU tensors of whole or floating-point numbers can be saved"
+            )
+        kind = "p" if is_parameter(graph_module, path) else "b"
         first = seen.setdefault(_place(tensor), path) if tensor.numel() else path
         order = _order(tensor)
         if (first, kind, order) != (path, "b", None):
@@ -69,7 +70,6 @@ class Unpacked:
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     parameters: frozenset[str] = frozenset()
-    hidden: frozenset[str] = frozenset()
 
 
 def unpack(tensors: Mapping[str, Tensor], odd: Any) -> Unpacked:
@@ -83,11 +83,7 @@ def unpack(tensors: Mapping[str, Tensor], odd: Any) -> Unpacked:
             raise malformed(f"tensor '{path[:60]}' is told to be {value!r:.60}")
         kinds[path_of(path, "a tensor")] = kind
         found[path] = found[source] if source != path else _reordered(tensors[source], order, path)
-    return Unpacked(
-        found,
-        frozenset(path for path, kind in kinds.items() if kind == "p"),
-        frozenset(path for path, kind in kinds.items() if kind == "h"),
-    )
+    return Unpacked(found, frozenset(path for path, kind in kinds.items() if kind == "p"))
 
 
 def _reordered(tensor: Tensor, order: Any, path: str) -> Tensor:

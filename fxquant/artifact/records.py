@@ -59,7 +59,9 @@ def decode_ledger(found: Any) -> Ledger:
         LedgerState(
             rows=_rows(item["rows"]),
             notices=_rows(item["notices"]),
-            parts=tuple((text_of(site, "a part"), text_of(part, "a part"), _read_row(row)) for site, part, row in parts),
+            parts=tuple(
+                (text_of(site, "a part"), text_of(part, "a part"), _read_row(row)) for site, part, row in parts
+            ),
             remarks=_rows(item["remarks"]),
         )
     )

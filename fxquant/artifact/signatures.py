@@ -53,9 +53,7 @@ def _output(item: int | Constant) -> Any:
 
 def decode(found: Any, types: structures.Types | None) -> Signature:
     """The signature again. FXQ604 for what `encode` does not write."""
-    item = object_of(
-        found, "the signature", keys=("parameters", "arguments", "inputs", "results", "outputs", "fixed")
-    )
+    item = object_of(found, "the signature", keys=("parameters", "arguments", "inputs", "results", "outputs", "fixed"))
     results = item["results"]
     fixed = [list_of(pair, "a fixed argument", sizes=(2,)) for pair in list_of(item["fixed"], "the fixed arguments")]
     signature = Signature(

@@ -1,8 +1,8 @@
 """The nesting of a model's arguments and outputs ⇄ JSON: leaves are their numbers, types of the user's are names.
 
-    3                   leaf 3            ["l", ...]  a list          ["t", ...]  a tuple
-    ["d", key, value, ...]  a dict        ["o", ...]  an OrderedDict
-    ["r", "Answer", name, value, ...]     a dataclass or dict class   ["n", "Point", ...]  a named tuple
+3                   leaf 3            ["l", ...]  a list          ["t", ...]  a tuple
+["d", key, value, ...]  a dict        ["o", ...]  an OrderedDict
+["r", "Answer", name, value, ...]     a dataclass or dict class   ["n", "Point", ...]  a named tuple
 """
 
 from __future__ import annotations
