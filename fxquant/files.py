@@ -14,7 +14,7 @@ def write_whole(
 ) -> Path:
     """Put `data` into the file at `path` and return that. A link stays a link; a pipe or a device is written to.
 
-    Raises `failure` (UsageError FXQ118) when it cannot be written; the old file is then as it was, and no other is left.
+    Raises `failure` (UsageError FXQ118) when it cannot be written; the old file is as it was, and no other is left.
     """
     target = Path(os.path.realpath(path))
     scratch = target.with_name(f".{secrets.token_hex(4)}-{target.name[-100:]}")

@@ -29,7 +29,7 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Canonical nodes that an engine's kernel computes differently, found by the parity check: they stay float there."""
+    """Canonical nodes that an engine computes differently, found by the parity check: they stay float there."""
 
     nodes: tuple[str, ...]
     steps: float  # codes off; infinity: the kernel fails

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fxquant.errors import UsageError
 from fxquant.tools.model_options import CODE_RUNS, Options, ReferenceType, model_options
 from fxquant.tools.model_reference import Reference
-from fxquant.tools.output import check_output, note, write
+from fxquant.tools.output import STDOUT, check_output, note, write
 
 if TYPE_CHECKING:
     from fxquant.model import CompiledModel
@@ -35,7 +36,7 @@ class Sizes:
 def compile_(model: Reference, output: str | None, report: str | None, as_json: bool, options: Options) -> None:
     """Compile a model; print what became of each layer."""
     if output is not None:
-        check_output(output, ("safetensors",))
+        _check_file(output)
     if report is not None:
         check_output(report, ("html",))
     from fxquant.sizes import size_bytes
@@ -62,6 +63,13 @@ def compile_(model: Reference, output: str | None, report: str | None, as_json: 
         print(f"report → {report}", file=sys.stderr)
     for text in subject.notes:
         note(text)
+
+
+def _check_file(output: str) -> None:
+    """FXQ118 before any work: a model goes into a file, not to stdout."""
+    if output == STDOUT:
+        raise UsageError("FXQ118", "a model is not written to stdout", hint="-o m.fxq.safetensors")
+    check_output(output, ("safetensors",))
 
 
 def _facts(compiled: CompiledModel, sizes: Sizes, report: str | None, notes: list[str]) -> dict[str, object]:

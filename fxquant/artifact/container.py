@@ -1,4 +1,4 @@
-"""The file as safetensors: tensors by name and one text, written in one order, read only where every byte has its place.
+"""The file as safetensors: tensors by name and one text. It is read only where every byte of it has its place.
 
 The library writes and reads the tensors; what it is given was checked here first, down to holes and overlaps.
 """

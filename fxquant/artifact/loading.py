@@ -121,8 +121,8 @@ def _warn_of_saturation(artifact: Artifact, target: str) -> None:
     cpu = targets.isa()
     if targets.has_saturation_risk(target, cpu) and artifact.has_vnni and artifact.probe is None:
         warnings.warn(
-            f"FXQ506 the model was compiled on a CPU with VNNI, this one has none: sums on '{target}' may saturate, and "
-            "the file has no probe to check them with (save(path, probe=True))",
+            f"FXQ506 the model was compiled on a CPU with VNNI, this one has none: sums on '{target}' may saturate, "
+            "and the file has no probe to check them with (save(path, probe=True))",
             FxQuantWarning,
             stacklevel=3,
         )

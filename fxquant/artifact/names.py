@@ -1,4 +1,4 @@
-"""Which names a file may use. Names become Python code when a graph is built, so what is allowed is said, not guessed."""
+"""Which names a file may use. Names become Python code when a graph is built, so what is allowed is written down."""
 
 from __future__ import annotations
 

@@ -19,7 +19,12 @@ import torch.nn.functional as F
 
 from fxquant import aliasing, attention, qdq, recurrent
 
-_TORCH = """
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_TORCH = _words("""
     abs absolute acos acosh adaptive_avg_pool1d add addbmm addcdiv addcmul addmm addmv addr all allclose amax amin
     aminmax any arange arccos arcsin arctan arctan2 argmax argmin argsort argwhere asin asinh atan atan2 atanh
     avg_pool1d baddbmm batch_norm bilinear bincount bitwise_and bitwise_not bitwise_or bitwise_xor bmm
@@ -41,9 +46,9 @@ _TORCH = """
     subtract sum swapaxes swapdims t take take_along_dim tan tanh tensor_split tensordot threshold tile topk trace
     transpose tril triu true_divide trunc unbind unflatten unsqueeze var var_mean view_as_complex view_as_real vsplit
     vstack where xlogy zeros zeros_like
-""".split()
+""")
 
-_FUNCTIONAL = """
+_FUNCTIONAL = _words("""
     adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d affine_grid
     avg_pool2d avg_pool3d batch_norm bilinear celu cosine_similarity dropout dropout1d dropout2d dropout3d elu
     embedding embedding_bag fold gelu glu grid_sample group_norm hardshrink hardsigmoid hardswish hardtanh
@@ -51,15 +56,15 @@ _FUNCTIONAL = """
     lp_pool2d max_pool1d max_pool2d max_pool3d max_unpool1d max_unpool2d max_unpool3d mish normalize one_hot pad
     pairwise_distance pixel_shuffle pixel_unshuffle prelu relu relu6 rms_norm scaled_dot_product_attention selu
     sigmoid silu softmax softmin softplus softshrink softsign tanh tanhshrink threshold unfold upsample
-""".split()
+""")
 
-_OPERATOR = """
+_OPERATOR = _words("""
     abs add and_ contains eq floordiv ge getitem gt index inv invert is_ is_not le lt matmul mod mul ne neg not_ or_
     pos pow sub truediv xor
-""".split()
+""")
 
-_MATH = "ceil cos exp floor log prod sin sqrt".split()
-_BUILTINS = "abs bool float int len max min pow round slice sum tuple list".split()
+_MATH = _words("ceil cos exp floor log prod sin sqrt")
+_BUILTINS = _words("abs bool float int len max min pow round slice sum tuple list")
 
 _OURS: dict[str, Callable[..., Any]] = {
     **{f"fxq.{function.__name__}": function for function in (*qdq.QUANTIZE, *qdq.DEQUANTIZE, qdq.choose_qparams)},
@@ -83,7 +88,8 @@ _OURS: dict[str, Callable[..., Any]] = {
 
 # Methods of tensors: pure ones only. Nothing here writes, reads raw memory, runs a callback or leaves torch.
 METHODS = frozenset(
-    """
+    _words(
+        """
     abs acos acosh add addbmm addcdiv addcmul addmm all amax amin any argmax argmin argsort asin asinh atan atan2
     atanh baddbmm bfloat16 bitwise_and bitwise_not bitwise_or bitwise_xor bmm bool broadcast_to ceil chunk clamp
     clamp_max clamp_min clip clone contiguous copysign cos cosh count_nonzero cpu cummax cummin cumprod cumsum deg2rad
@@ -100,16 +106,19 @@ METHODS = frozenset(
     squeeze std stride sub subtract sum swapaxes swapdims t take take_along_dim tan tanh tensor_split tile to topk
     trace transpose tril triu true_divide trunc type type_as unbind unflatten unfold unsafe_chunk unsqueeze var view
     view_as where xlogy
-    """.split()
+    """
+    )
 )
 
 # Attributes that a call of getattr may ask for, and in-place methods that `fxq.applied` may run on its own copy.
 ATTRIBUTES = frozenset(
-    "H T dtype device imag is_cuda itemsize layout mH mT nbytes ndim real requires_grad shape".split()
+    _words("H T dtype device imag is_cuda itemsize layout mH mT nbytes ndim real requires_grad shape")
 )
 APPLIED = frozenset(
-    "copy_ fill_ index_add_ index_copy_ index_fill_ index_put_ masked_fill_ masked_scatter_ put_ scatter_ scatter_add_ "
-    "scatter_reduce_ zero_ fill_diagonal_ renorm_ clamp_ tril_ triu_ index_reduce_".split()
+    _words(
+        "copy_ fill_ index_add_ index_copy_ index_fill_ index_put_ masked_fill_ masked_scatter_ put_ scatter_ "
+        "scatter_add_ scatter_reduce_ zero_ fill_diagonal_ renorm_ clamp_ tril_ triu_ index_reduce_"
+    )
 )
 
 

@@ -1,4 +1,4 @@
-"""The tensors of a graph ⇄ the tensors of a file: each storage once, contiguous, with how they lay in memory beside it."""
+"""The tensors of a graph ⇄ the tensors of a file: each storage once, contiguous, and how it lay in memory beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a saved model is called ⇄ JSON: forward's parameters, the nesting of arguments and outputs, the fixed constants."""
+"""How a saved model is called ⇄ JSON: forward's parameters, the nesting of arguments and outputs, the constants."""
 
 from __future__ import annotations
 

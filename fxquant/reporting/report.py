@@ -24,7 +24,6 @@ from fxquant.graphs.analysis import analyse
 from fxquant.graphs.islands import outlines
 from fxquant.graphs.remedies import reasons_of
 from fxquant.measuring import measure
-from fxquant.program import Stage
 from fxquant.reporting import charts
 from fxquant.reporting.facts import facts_of, rows_of_data, tiles, verdict
 from fxquant.reporting.figures import Draw, Figure, figure_of
