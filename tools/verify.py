@@ -40,7 +40,7 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
         "payload_bytes": payload,
         "stage": artifact.stage.name.lower(),
         "target": artifact.target,
-        "saved_by": f"fxquant {artifact.producer}, torch {artifact.torch}, {artifact.machine}"
+        "saved_by": f"fxquant {artifact.producer}, torch {artifact.torch_version}, {artifact.machine}"
         + {True: " with VNNI", False: " without VNNI", None: ""}[artifact.has_vnni],
         "policy": artifact.policy,
         "layers": len(artifact.ledger.layers),

@@ -42,7 +42,7 @@ def build(
     for path, tensor in state_of(root).items():
         if fetched(made, path) is None:
             _put_tensor(made, path, tensor, is_parameter=isinstance(tensor, nn.Parameter))
-    return made.eval()  # type: ignore[no-any-return]
+    return made.eval()
 
 
 def _node(graph: fx.Graph, spec: NodeSpec, nodes: Sequence[fx.Node], leaves: Mapping[str, Leaf]) -> fx.Node:

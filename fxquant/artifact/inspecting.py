@@ -36,7 +36,7 @@ class Artifact:
     sha256: str
     size_bytes: int
     producer: str  # version of fxquant
-    torch: str  # version of torch
+    torch_version: str
     machine: str  # of the CPU that it was compiled on, and has it VNNI?
     has_vnni: bool | None
     model_name: str
@@ -82,7 +82,7 @@ def check(data: bytes, title: str = "the file", *, types: Mapping[str, type] | N
         sha256=seal.digest_of(data),
         size_bytes=len(data),
         producer=text_of(item["producer"], "the producer"),
-        torch=text_of(item["torch"], "the version of torch"),
+        torch_version=text_of(item["torch"], "the version of torch"),
         machine=text_of(machine, "the machine"),
         has_vnni=None if has_vnni is None else bool_of(has_vnni, "the machine"),
         model_name=text_of(item["model"], "the model's name"),

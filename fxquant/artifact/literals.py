@@ -111,7 +111,7 @@ class Decoder:
         raise malformed(f"an argument of {self.what} is {text[:60]!r}")
 
     def _nested(self, kind: str, values: list[Any]) -> Any:
-        make: Callable[[list[Any]], Any] | None = {"l": list, "t": tuple}.get(kind)  # type: ignore[assignment]
+        make: Callable[[list[Any]], Any] | None = {"l": list, "t": tuple}.get(kind)
         if make is not None:
             return make(values)
         if kind == "s" and len(values) == 3:

@@ -14,6 +14,7 @@ from fxquant.location import Location
 from fxquant.origin import as_part, origins, part_of, restore, scope, where
 
 _MOST_LINES = 10_000_000
+_EMPTY: list[Any] = [[], "", None, "", None]
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Marks:
         found = list_of(mark, what)
         if len(found) > 5:
             raise malformed(f"{what} has {len(found)} items, not at most 5")
-        origin, scope_name, line, part, kept = (*found, *([], "", None, "", None)[len(found) :])
+        origin, scope_name, line, part, kept = found + _EMPTY[len(found) :]
         at = None if line is None else self._location(line, what)
         restore(node, texts_of(origin, what), at=at, scope_name=text_of(scope_name, what))
         if text_of(part, what):

@@ -60,7 +60,8 @@ def _order(tensor: Tensor) -> list[int] | None:
     """The dimensions from slow to fast, for a tensor that lies densely in another order (channels last)."""
     if tensor.is_contiguous() or tensor.dim() > MOST_RANK:
         return None
-    order = sorted(range(tensor.dim()), key=lambda dim: (-tensor.stride(dim), dim))
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda dim: (-strides[dim], dim))
     return order if tensor.permute(order).is_contiguous() else None
 
 

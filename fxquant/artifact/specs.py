@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,10 +122,10 @@ class _Reader:
             isinstance(key, str) and is_node_name(key) for key in spec.kwargs
         ):
             raise malformed(f"{spec.what} has keywords that are no names")
-        known: Mapping[str, Any] | frozenset[str] = {
+        known: dict[str, Container[str]] = {
             "fn": functions(), "method": METHODS, "layer": self.layers, "leaf": self.leaves, "call": self.leaves,
-        }[spec.kind]  # fmt: skip
-        if spec.target not in known:
+        }  # fmt: skip
+        if spec.target not in known[spec.kind]:
             raise UnsafeError("FXQ605", f"{spec.what} calls {spec.target[:60]!r}, which is no {spec.kind} of this file")
         if spec.kind == "method" and not (spec.args and isinstance(spec.args[0], Ref)):
             raise malformed(f"{spec.what} calls a method of nothing")

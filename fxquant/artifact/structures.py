@@ -116,18 +116,17 @@ class _Reader:
 
     def _record(self, kind: type, values: dict[Any, Any]) -> Any:
         """An instance whose constructor did not run, as `Structure` makes them."""
-        if dataclasses.is_dataclass(kind) and [item.name for item in dataclasses.fields(kind)] == list(values):
-            made = object.__new__(kind) if not issubclass(kind, dict) else kind.__new__(kind)
-            for name, value in values.items():
+        names = [item.name for item in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
+        is_dict = issubclass(kind, dict)
+        if (names is None and not is_dict) or (names is not None and names != list(values)):
+            raise self._misfit(kind, f"the file has {', '.join(map(str, values))}")
+        made: Any = kind.__new__(kind) if is_dict else object.__new__(kind)
+        for name, value in values.items():
+            if names is not None:
                 object.__setattr__(made, name, value)
-            if isinstance(made, dict):
-                OrderedDict.update(made, values) if isinstance(made, OrderedDict) else dict.update(made, values)
-            return made
-        if issubclass(kind, dict) and not dataclasses.is_dataclass(kind):
-            made = kind.__new__(kind)
-            OrderedDict.update(made, values) if isinstance(made, OrderedDict) else dict.update(made, values)
-            return made
-        raise self._misfit(kind, f"the file has {', '.join(map(str, values))}")
+            if is_dict:
+                (OrderedDict if isinstance(made, OrderedDict) else dict).__setitem__(made, name, value)
+        return made
 
     def _misfit(self, kind: type, why: str) -> MissingLeafError:
         told = f"the type {kind.__name__} that was handed in is not the one that was saved: {why}"
