@@ -16,7 +16,7 @@ from fxquant.artifact.payload import Unpacked, unpack
 from fxquant.artifact.saving import SCHEMA
 from fxquant.artifact.semantics import Checker
 from fxquant.artifact.specs import LayerSpec, NodeSpec, Ref, layers_of, leaves_of, nodes_of
-from fxquant.artifact.text import bool_of, int_of, list_of, malformed, object_of, parse, text_of, texts_of
+from fxquant.artifact.text import advised, bool_of, int_of, list_of, malformed, object_of, parse, text_of, texts_of
 from fxquant.errors import SchemaError
 from fxquant.ledger import Ledger
 from fxquant.plan import QuantPlan
@@ -67,6 +67,11 @@ def inspect(path: str | os.PathLike[str], types: Mapping[str, type] | None = Non
 
 def check(data: bytes, title: str = "the file", *, types: Mapping[str, type] | None = None) -> Artifact:
     """`inspect` for bytes: size, seal, header, schema, semantics, in this order."""
+    with advised():
+        return _checked(data, title, types)
+
+
+def _checked(data: bytes, title: str, types: Mapping[str, type] | None) -> Artifact:
     contents = container.read(data, title)
     item = object_of(parse(contents.text, "the graph"), "the graph")
     _check_schema(item, title)

@@ -13,6 +13,7 @@ from torch import nn
 from fxquant import targets
 from fxquant.artifact.building import build, root_of
 from fxquant.artifact.inspecting import Artifact, inspect
+from fxquant.artifact.text import advised
 from fxquant.errors import ContractError, FxQuantError, FxQuantWarning, MissingLeafError, UnsafeError, did_you_mean
 from fxquant.model import CompiledModel
 from fxquant.pipeline import PassRecord, Pipeline, snapshot_at
@@ -50,7 +51,7 @@ def load(
     _check_leaves(artifact, given)
     chosen = targets.resolve(artifact.target if target is None else target).engine
     _warn_of_saturation(artifact, chosen)
-    with one_compilation(), engine(chosen):
+    with one_compilation(), engine(chosen), advised():
         return _compiled(artifact, given, chosen)
 
 

@@ -126,13 +126,20 @@ class _Reader:
             "fn": functions(), "method": METHODS, "layer": self.layers, "leaf": self.leaves, "call": self.leaves,
         }  # fmt: skip
         if spec.target not in known[spec.kind]:
-            raise UnsafeError("FXQ605", f"{spec.what} calls {spec.target[:60]!r}, which is no {spec.kind} of this file")
+            raise UnsafeError("FXQ605", f"{spec.what} calls {spec.target[:60]!r}, which is no {_SPOKEN[spec.kind]}")
         if spec.kind == "method" and not (spec.args and isinstance(spec.args[0], Ref)):
             raise malformed(f"{spec.what} calls a method of nothing")
         if spec.kind == "fn":
             _check_function(spec)
 
 
+_SPOKEN = {
+    "fn": "op of the registry",
+    "method": "method of the registry",
+    "layer": "layer of this file",
+    "leaf": "leaf of this file",
+    "call": "leaf of this file",
+}
 _SIZES = {"in": 1, "get": 2, "out": 2, **dict.fromkeys(_CALLS, 4)}  # of a node's list after kind and name
 
 

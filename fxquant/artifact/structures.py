@@ -120,7 +120,8 @@ class _Reader:
         is_dict = issubclass(kind, dict)
         if (names is None and not is_dict) or (names is not None and names != list(values)):
             raise self._misfit(kind, f"the file has {', '.join(map(str, values))}")
-        made: Any = kind.__new__(kind) if is_dict else object.__new__(kind)
+        maker: Any = kind
+        made = maker.__new__(maker) if is_dict else object.__new__(kind)
         for name, value in values.items():
             if names is not None:
                 object.__setattr__(made, name, value)

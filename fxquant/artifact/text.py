@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from fxquant.artifact.limits import MOST_CONTAINERS, MOST_HEADER_BYTES, MOST_ITEMS, MOST_TEXT, check_limit
-from fxquant.errors import SchemaError
+from fxquant.errors import ArtifactError, SchemaError
 
 _MOST_DIGITS = 20
 
@@ -48,6 +50,19 @@ def _int64(text: str) -> int:
 
 
 # Reading what was parsed ----------------------------------------------------------------------------------------------
+
+
+HINT = "do not use this file unless you made it; if fxquant did, save the model again"
+
+
+@contextmanager
+def advised() -> Iterator[None]:
+    """What is wrong with a file inside has a way out, where nobody knew a better one."""
+    try:
+        yield
+    except ArtifactError as error:
+        error.hint = error.hint or HINT
+        raise
 
 
 def malformed(why: str) -> SchemaError:
