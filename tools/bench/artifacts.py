@@ -1,4 +1,4 @@
-"""Saved models: loading against rebuilding by prepare_fx, convert_fx and load_state_dict, and bytes over the payload."""
+"""Saved models: loading against rebuilding by prepare_fx, convert_fx and load_state_dict; bytes over the payload."""
 
 from __future__ import annotations
 
