@@ -8,7 +8,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fxquant.measuring import LayerMeasure
@@ -96,6 +96,7 @@ def test_a_float_layer_has_a_histogram_without_a_code_range():
 
 
 @given(*(st.floats(width=32) for _ in range(6)), st.lists(st.integers(0, 2**40), max_size=64))
+@example(0.0, 0.0, *[4503600164241408.0] * 4, [])  # a span of one value, where one half more is no more
 def test_any_measurement_can_be_drawn(sqnr, own, low, high, left, right, counts):
     layer = replace(LAYER, sqnr_db=sqnr, own_sqnr_db=own, low=low, high=high, quant_low=left, quant_high=right)
     layers = (replace(layer, histogram=tuple(counts)), LAYER)
