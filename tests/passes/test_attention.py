@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxquant.origin import origins
+from fxquant.passes._attention import refusal
 from fxquant.passes.custom_modules import CustomModules
 from fxquant.plan import Mode
 from fxquant.program import Stage
@@ -22,7 +23,7 @@ with warnings.catch_warnings():
     from torch.ao import quantization as ao
 from support.asserts import assert_no_orphans, assert_pass, assert_same, untouched
 from support.quantizing import call, quantized, row_of, sqnr_db
-from support.tracing import run_passes
+from support.tracing import run_passes, trace
 
 TARGETS, SOURCES, BATCH, WIDTH, HEADS = 5, 7, 3, 16, 4
 
@@ -186,6 +187,29 @@ def test_appended_rows_stay_float_with_their_code(options):
     assert "add_bias_kv or add_zero_attn" in row.reason
     with torch.no_grad():
         assert_same(call(program, *given), model(*given), atol=1e-6)
+
+
+class AttendOddly(nn.Module):
+    def __init__(self, attend):
+        super().__init__()
+        self.attn, self.attend = nn.MultiheadAttention(WIDTH, HEADS), attend
+
+    def forward(self, x):
+        return self.attend(self.attn, x)[0]
+
+
+@pytest.mark.parametrize(
+    ("attend", "told"),
+    [
+        (lambda attn, x: attn(x, x, x, need_weights=x.sum() > 0), "its need_weights is computed by the model"),
+        (lambda attn, x: attn(x, x, x, is_causal=True), "is_causal without an attn_mask is an error in torch"),
+        (lambda attn, x: attn(x, [x, x], x), "its query, key or value is no single tensor"),
+    ],
+)
+def test_a_call_that_cannot_be_written_out_stays_whole_and_says_why(attend, told):
+    program, _ = trace(AttendOddly(attend).eval())
+    calls = [node for node in program.graph.nodes if node.op == "call_module"]
+    assert told in str(refusal(program.module_of(calls[0]), calls[0]))
 
 
 def test_one_attention_called_twice():
