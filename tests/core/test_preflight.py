@@ -290,3 +290,25 @@ def test_a_wrapper_that_cannot_be_taken_off_is_refused():
         "FullyShardedDataParallel", (Packed,), {"__module__": "torch.distributed.fsdp.fully_sharded_data_parallel"}
     )
     refused(kind().eval(), errors.UnsupportedModelError, "FXQ213", "shards or wraps the model")
+
+
+def test_what_only_fails_as_a_whole_is_named_by_its_class():
+    class Refuses(nn.Module):
+        def __deepcopy__(self, memo):
+            raise RuntimeError("one of a kind")
+
+    with pytest.raises(errors.UnsupportedModelError) as caught:
+        preflight.fork(Refuses())
+    assert "Refuses cannot be copied, because of Refuses: one of a kind" in str(caught.value)
+    assert caught.value.hint == "make it deep-copyable"
+
+
+def test_a_lack_of_memory_is_no_fault_of_an_attribute():
+    class Huge:
+        def __deepcopy__(self, memo):
+            raise MemoryError
+
+    model = net()
+    model.extra = Huge()
+    with pytest.raises(MemoryError):
+        preflight.fork(model)

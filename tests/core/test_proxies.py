@@ -50,6 +50,8 @@ def _writes_and_asks(self, x):
         lambda self, x: x.view(*(x.shape + self.ones)),
         lambda self, x: x.view(*(self.ones + x.size())) if len(x.size()[1:]) == 1 else x,
         lambda self, x: x + x.ndim + x.dim(),
+        lambda self, x: x * 2 if torch.is_tensor(x) and not torch.is_tensor(2) else x,
+        lambda self, x: x * 3 if isinstance(self.ones, tuple) and isinstance(self.fc, nn.Module) else x,
         lambda self, x: self.fc(x) if isinstance(x, (torch.Tensor, list)) and not isinstance(x.shape[0], torch.Tensor) else x,
     ],
 )  # fmt: skip
@@ -89,7 +91,7 @@ class _Doubled(torch.autograd.Function):
         return gradient * 2
 
 
-@pytest.mark.parametrize("make", [_scripted, lambda: _Doubled.apply], ids=["script", "autograd"])
+@pytest.mark.parametrize("make", [_scripted, lambda: lambda x: _Doubled.apply(x)], ids=["script", "autograd"])
 def test_a_function_without_python_is_one_call_of_the_graph_and_runs_at_once_on_constants(make):
     function = make()
     model = Asks(lambda self, x: function(x) + function(torch.ones(4))).eval()
