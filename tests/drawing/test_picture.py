@@ -19,6 +19,7 @@ from fxquant.drawing import rendering
 from fxquant.drawing.looks import CHANGES, LOOKS, lightness
 from fxquant.drawing.overlays import Overlay
 from fxquant.drawing.picture import draw
+from fxquant.drawing.words import number
 from fxquant.errors import RendererMissingError, RenderError, RenderTimeoutError, UsageError
 from fxquant.graphs.change import Change
 from fxquant.graphs.diffing import diff
@@ -270,3 +271,8 @@ def test_a_renderer_that_writes_no_xml_is_told(tmp_path, monkeypatch):
 def test_a_plain_module_is_drawn_from_its_trace():
     picture = draw(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()))
     assert [box.members for box in picture.view.boxes][1:-1] == [("_0",), ("_1",)]
+
+
+def test_numbers_in_labels_have_few_digits_and_other_text_is_cut():
+    assert number("0.021168947219848633") == "0.02117" and number("1e-12") == "1e-12"
+    assert number("scale_0") == "scale_0" and len(number("x" * 100)) <= 24

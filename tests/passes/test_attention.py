@@ -12,6 +12,7 @@ from torch import nn
 
 from fxquant.origin import origins
 from fxquant.passes._attention import refusal
+from fxquant.passes._encoder import refusal as encoder_refusal
 from fxquant.passes.custom_modules import CustomModules
 from fxquant.plan import Mode
 from fxquant.program import Stage
@@ -344,3 +345,30 @@ def test_prepared_numbers_are_the_float_ones():
     with torch.no_grad():
         assert_same(call(program, x()), model(x()), atol=1e-5)
     assert flatten(call(program, x()))[1] == flatten(model(x()))[1]
+
+
+class OddLayer(nn.TransformerEncoderLayer):
+    """A layer of the user's own: what it adds would be lost."""
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options", "told"),
+    [
+        (nn.TransformerEncoder(OddLayer(WIDTH, HEADS, 32, batch_first=True), 1, enable_nested_tensor=False), {}, "its layers are OddLayer"),
+        (layer(), {"is_causal": True}, "is_causal without a mask is an error in torch"),
+    ],
+    ids=["layers of the user's own", "causal without a mask"],
+)  # fmt: skip
+def test_an_encoder_call_that_cannot_be_written_out_says_why(encoder, options, told):
+    program, _ = trace(Runs(encoder, options).eval())
+    (node,) = (node for node in program.graph.nodes if node.op == "call_module")
+    assert told in str(encoder_refusal(encoder, node))
+
+
+class Runs(nn.Module):
+    def __init__(self, encoder, options) -> None:
+        super().__init__()
+        self.encoder, self.options = encoder, options
+
+    def forward(self, x):
+        return self.encoder(x, **self.options)
