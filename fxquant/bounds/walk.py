@@ -1,0 +1,93 @@
+"""The walk through the canonical graph: each node by its rule, and unbounded with the reason where there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from fxquant import aliasing, attention, recurrent
+from fxquant.bounds import deciding, elementwise, moving, normalizing, products, rounding, writing  # noqa: F401 (they fill the table)
+from fxquant.bounds.bounded import Bounded, NoBound, exact, rule_of
+from fxquant.bounds.rounding import Codes, Step
+from fxquant.origin import site_of
+
+_WRITTEN_OUT = (attention.__name__, recurrent.__name__)  # plain Python made of torch functions
+_OURS = (Bounded, Codes, Step)
+
+
+class Walk(fx.Interpreter):
+    """Runs the canonical graph on Bounded values. `found` has each node's, `unbounded` (site, reason) pairs."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.found: dict[fx.Node, Bounded] = {}
+        self.unbounded: dict[str, str] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        value = self._value(node, tuple(args), dict(kwargs))
+        if isinstance(value, Bounded):
+            self.found[node] = value
+        return value
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = super().placeholder(target, args, kwargs)
+        return exact(value) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def _value(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if node.op not in ("call_module", "call_function", "call_method"):
+            return getattr(self, node.op)(node.target, args, kwargs)
+        is_touched = any(isinstance(leaf, _OURS) for leaf in tree_flatten((args, kwargs))[0])
+        if not is_touched and not _is_look_up(node):
+            return super().run_node(node)
+        try:
+            return self._ruled(node, args, kwargs)
+        except (NoBound, AttributeError, TypeError, RuntimeError, ValueError, IndexError) as error:
+            self.unbounded[site_of(node)] = _told(self, node, error)
+            return self._without_rule(node, args, kwargs)
+
+    def _ruled(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if node.op == "call_module":
+            return self.fetch_attr(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            receiver, *rest = args
+            return getattr(receiver, str(node.target))(*rest, **kwargs)
+        found = rule_of(node.target)
+        if found is not None:
+            return found(*args, **kwargs)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _without_rule(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The op on the centres, of which nothing is known."""
+        args, kwargs = tree_map_only(Bounded, _plain, (args, kwargs))
+        value = getattr(self, node.op)(node.target, args, kwargs)
+        return tree_map_only(Tensor, _unbounded, value)
+
+
+def _is_look_up(node: fx.Node) -> bool:
+    """A table of codes is read by kernels that round; no argument of it has an error."""
+    return node.op == "call_function" and getattr(node.target, "__name__", "") in ("embedding", "embedding_bag")
+
+
+def _plain(bounded: Bounded) -> Tensor:
+    value = bounded.value
+    return value.float() if value.is_floating_point() else value
+
+
+def _unbounded(value: Tensor) -> Bounded:
+    everything = torch.full(value.shape, torch.inf, dtype=torch.float64)
+    return Bounded(value.double() if value.is_floating_point() else value, everything, everything.clone())
+
+
+def _told(walk: Walk, node: fx.Node, error: Exception) -> str:
+    module = walk.fetch_attr(str(node.target)) if node.op == "call_module" else None
+    named = type(module).__name__ if isinstance(module, nn.Module) else getattr(node.target, "__name__", node.target)
+    if isinstance(error, NoBound):
+        return f"{named}: {error}"
+    return f"{named}: the rules do not reach it ({type(error).__name__})"
+
+
+__all__ = ["Walk", "aliasing"]
