@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+
+from fxquant import recurrent
 
 # Every kernel rounds each float32 operation once: u = 2^-24. A few operations in a row are covered by SLACK · |result|.
 ROUNDING = 2.0**-24
@@ -51,7 +52,8 @@ class Bounded:
             return getattr(self.value, name)
         if name.startswith("__") or not hasattr(Tensor, name):
             raise AttributeError(name)
-        return partial(dispatch, getattr(Tensor, name), (self,))
+        method = getattr(Tensor, name)
+        return lambda *args, **kwargs: dispatch(method, (self, *args), kwargs)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -146,10 +148,12 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 def rule_of(func: Any) -> Rule | None:
     """The rule of a function of torch's (or of Python's operator module, or ours); None where there is none."""
-    home = getattr(func, "__module__", None)
+    home, name = getattr(func, "__module__", None), getattr(func, "__name__", "")
     if home not in _BUILT_IN and not str(home).startswith(_HOMES):
         return None
-    return RULES.get(getattr(func, "__name__", ""))
+    if home == recurrent.__name__ and func is not recurrent._seen:
+        return None  # written out in torch functions: these have the rules
+    return RULES.get(name)
 
 
 def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -116,11 +116,48 @@ def attention(
 
 @rule("embedding")
 def embedding(input: Any, weight: Any, *args: Any, **kwargs: Any) -> Any:
-    """Rows of a table: moves values."""
+    """Rows of a table. Kernels make them of codes as c · s - z · s, each term no larger than twice the row."""
     if isinstance(input, Bounded):
         raise NoBound("its indices depend on the numbers")
     table = lifted(weight)
-    return Bounded(*(F.embedding(input, part) for part in (table.value, table.error, table.variance)))
+    size = table.value.abs().amax(-1, keepdim=True).expand_as(table.value)
+    parts = (F.embedding(input, part) for part in (table.value, table.error, table.variance))
+    return made(*parts, of=4 * F.embedding(input, size))
 
 
-__all__ = ["double", "product"]
+@rule("embedding_bag")
+def embedding_bag(
+    input: Any,
+    weight: Any,
+    offsets: Any = None,
+    max_norm: Any = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Any = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Bounded:
+    """Sums of rows, with weights that may have errors."""
+    if any(isinstance(given, Bounded) for given in (input, offsets, weight)) or mode != "sum" or max_norm is not None:
+        raise NoBound("its indices or its table depend on the numbers")
+
+    def summed(rows: Tensor, factors: Tensor | None) -> Tensor:
+        options = (None, 2.0, False, "sum", False, factors, include_last_offset, padding_idx)
+        return F.embedding_bag(input, rows.contiguous(), offsets, *options)
+
+    table = double(weight)
+    size = table.abs().amax(-1, keepdim=True).expand_as(table)
+    slack = (input.numel() + 8) * 4 * ROUNDING
+    if per_sample_weights is None:
+        value = summed(table, None)
+        return made(value, torch.zeros_like(value), torch.zeros_like(value), slack=slack, of=summed(size, None))
+    factors = lifted(per_sample_weights)
+    return made(
+        summed(table, factors.value),
+        summed(table.abs(), factors.error),
+        summed(table.square(), factors.variance),
+        slack=slack,
+        of=summed(size, factors.value.abs() + factors.error),
+    )

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from fxquant import aliasing, attention, recurrent
-from fxquant.bounds import deciding, elementwise, moving, normalizing, products, rounding, writing  # noqa: F401 (they fill the table)
-from fxquant.bounds.bounded import Bounded, NoBound, exact, rule_of
+from fxquant import qdq, recurrent
+from fxquant.bounds import deciding, elementwise, moving, normalizing, products, recurring, rounding, writing  # noqa: F401 (they fill the table)
+from fxquant.bounds.bounded import Bounded, NoBound, exact, lifted, rule_of
 from fxquant.bounds.rounding import Codes, Step
 from fxquant.origin import site_of
 
-_WRITTEN_OUT = (attention.__name__, recurrent.__name__)  # plain Python made of torch functions
+_ROUNDS = (qdq.quantize_per_tensor, qdq.choose_qparams)
 _OURS = (Bounded, Codes, Step)
 
 
@@ -29,19 +30,17 @@ class Walk(fx.Interpreter):
     def run_node(self, node: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         value = self._value(node, tuple(args), dict(kwargs))
-        if isinstance(value, Bounded):
+        if isinstance(value, Tensor) and node.op != "get_attr":
+            self.found[node] = exact(value)
+        elif isinstance(value, Bounded):
             self.found[node] = value
         return value
-
-    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
-        value = super().placeholder(target, args, kwargs)
-        return exact(value) if isinstance(value, Tensor) and value.is_floating_point() else value
 
     def _value(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op not in ("call_module", "call_function", "call_method"):
             return getattr(self, node.op)(node.target, args, kwargs)
         is_touched = any(isinstance(leaf, _OURS) for leaf in tree_flatten((args, kwargs))[0])
-        if not is_touched and not _is_look_up(node):
+        if not is_touched and not _has_own_kernel(node):
             return super().run_node(node)
         try:
             return self._ruled(node, args, kwargs)
@@ -55,6 +54,8 @@ class Walk(fx.Interpreter):
         if node.op == "call_method":
             receiver, *rest = args
             return getattr(receiver, str(node.target))(*rest, **kwargs)
+        if _is_recurrent(node):
+            args = (lifted(args[0]), *args[1:])
         found = rule_of(node.target)
         if found is not None:
             return found(*args, **kwargs)
@@ -67,9 +68,18 @@ class Walk(fx.Interpreter):
         return tree_map_only(Tensor, _unbounded, value)
 
 
-def _is_look_up(node: fx.Node) -> bool:
-    """A table of codes is read by kernels that round; no argument of it has an error."""
-    return node.op == "call_function" and getattr(node.target, "__name__", "") in ("embedding", "embedding_bag")
+def _has_own_kernel(node: fx.Node) -> bool:
+    """May an engine compute this otherwise than by the call that stands here, although nothing was rounded before it?"""
+    if node.op != "call_function":
+        return False
+    if node.target in (F.embedding, F.embedding_bag, *_ROUNDS) or _is_recurrent(node):
+        return True
+    weight = node.args[1] if node.target is F.linear else None
+    return isinstance(weight, fx.Node) and weight.op == "call_method"  # a float16 weight that is widened
+
+
+def _is_recurrent(node: fx.Node) -> bool:
+    return getattr(node.target, "__module__", "") == recurrent.__name__
 
 
 def _plain(bounded: Bounded) -> Tensor:
@@ -89,5 +99,3 @@ def _told(walk: Walk, node: fx.Node, error: Exception) -> str:
         return f"{named}: {error}"
     return f"{named}: the rules do not reach it ({type(error).__name__})"
 
-
-__all__ = ["Walk", "aliasing"]
