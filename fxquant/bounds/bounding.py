@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxquant import qdq
 from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.bounds.bounded import Bounded, lifted
-from fxquant.bounds.result import ErrorBound, LayerBound, LeafBound, Unbounded, difference
+from fxquant.bounds.explaining import Explain
+from fxquant.bounds.result import ErrorBound, LayerBound, LeafBound, Unbounded, Unexplained, difference
+from fxquant.bounds.rounding import nothing_rounded
 from fxquant.bounds.walk import Walk
 from fxquant.errors import UnmeasurableError
 from fxquant.origin import origins
@@ -52,6 +55,9 @@ def error_bound(
     sites = _computed_sites(canonical)
     reference, walk = Reference(floating, frozenset(sites.values())), Walk(canonical)
     expected, found = (_run(interpreter, leaves) for interpreter in (reference, walk))
+    explain = Explain(canonical, sites, reference.values)
+    with nothing_rounded():
+        _run(explain, leaves)
     at_sites = {
         site: _leaf("", walk.found[node], reference.values[site])
         for node, site in sites.items()
@@ -60,8 +66,9 @@ def error_bound(
     paths = _paths(compiled)
     return ErrorBound(
         leaves=tuple(_leaf(*three) for three in zip(paths, found, expected, strict=True)),
-        layers=_layers(compiled, at_sites),
+        layers=_layers(compiled, at_sites, _own(sites, explain)),
         unbounded=tuple(Unbounded(site, reason) for site, reason in walk.unbounded.items()),
+        unexplained=tuple(Unexplained(site, explain.shift[site], excess) for site, excess in explain.excess.items()),
         _signature=compiled.program.signature,
         _sites={site: leaf.bound for site, leaf in at_sites.items()},
     )
@@ -133,13 +140,24 @@ def _paths(compiled: CompiledModel) -> tuple[str, ...]:
     return tuple(paths[signature.outputs.index(index)] for index in range(count))
 
 
-def _layers(compiled: CompiledModel, at_sites: Mapping[str, LeafBound]) -> tuple[LayerBound, ...]:
-    return tuple(
-        LayerBound(row.site, row.module, row.op, *_sizes(at_sites[row.site].bound), 0.0, 0.0)
-        for row in compiled.ledger.layers
-        if row.site in at_sites
-    )
+def _own(sites: Mapping[fx.Node, str], explain: Explain) -> dict[str, float]:
+    """What each site adds by itself: the shift of its weights, and half a step where its result is rounded."""
+    return {site: explain.shift.get(site, 0.0) + _half_step(node) for node, site in sites.items()}
 
 
-def _sizes(bound: Tensor) -> tuple[float, float]:
-    return (float(bound.max()), float(bound.mean())) if bound.numel() else (0.0, 0.0)
+def _half_step(node: fx.Node) -> float:
+    scales = [user.args[1] for user in node.users if user.target is qdq.quantize_per_tensor]
+    return max((scale for scale in scales if isinstance(scale, float)), default=0.0) / 2
+
+
+def _layers(
+    compiled: CompiledModel, at_sites: Mapping[str, LeafBound], own: Mapping[str, float]
+) -> tuple[LayerBound, ...]:
+    rows = [row for row in compiled.ledger.layers if row.site in at_sites]
+    found = []
+    for row in rows:
+        bound = at_sites[row.site].bound
+        largest, mean = (float(bound.max()), float(bound.mean())) if bound.numel() else (0.0, 0.0)
+        alone = own[row.site]
+        found.append(LayerBound(row.site, row.module, row.op, largest, mean, alone, max(0.0, largest - alone)))
+    return tuple(found)

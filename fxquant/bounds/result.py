@@ -47,6 +47,18 @@ class Unbounded:
 
 
 @dataclass(frozen=True, slots=True)
+class Unexplained:
+    """A site that, fed the float model's own values, is further from its result than the steps of its weights allow.
+
+    Its weights were clipped, or the graph computes something else than the model.
+    """
+
+    site: str
+    shift: float  # the largest difference
+    excess: float  # by how much it exceeds what is allowed
+
+
+@dataclass(frozen=True, slots=True)
 class Violation:
     """The first place where a result is further from the float one than its bound allows."""
 
@@ -67,6 +79,7 @@ class ErrorBound:
     leaves: tuple[LeafBound, ...]
     layers: tuple[LayerBound, ...]
     unbounded: tuple[Unbounded, ...]
+    unexplained: tuple[Unexplained, ...]
     _signature: Signature
     _sites: Mapping[str, Tensor] = field(default_factory=dict)
 

@@ -9,14 +9,29 @@ the widest range that q can have; its own range holds all of q, to within s/2.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fxquant import recurrent
-from fxquant.bounds.bounded import Bounded, NoBound, exact, rule
+from fxquant.bounds.bounded import SLACK, Bounded, NoBound, exact, rule
+
+_ROUNDS: ContextVar[bool] = ContextVar("rounds", default=True)
+
+
+@contextmanager
+def nothing_rounded() -> Iterator[None]:
+    """Quantizing an activation changes nothing inside the block: what is left are the weights."""
+    token = _ROUNDS.set(False)
+    try:
+        yield
+    finally:
+        _ROUNDS.reset(token)
+
 
 HALF = 0.5 * (1 + 2.0**-12)
 SMALLEST = 6.1e-5  # torch's chooser takes no smaller step
@@ -45,7 +60,7 @@ class Step:
 def static(x: Any, scale: float, zero_point: int, quant_min: int, quant_max: int, steps: float = HALF) -> Bounded:
     """What quantize and dequantize make of x: clamped, then `steps` steps off at most."""
     x = x if isinstance(x, Bounded) else exact(x)
-    if x.grid == (scale, zero_point):
+    if x.grid == (scale, zero_point) or not _ROUNDS.get():
         return x
     low, high = ((limit - zero_point) * scale for limit in (quant_min, quant_max))
     value = x.value.clamp(low, high)
@@ -53,6 +68,7 @@ def static(x: Any, scale: float, zero_point: int, quant_min: int, quant_max: int
     is_settled = (x.value - x.error > high + scale) | (x.value + x.error < low - scale)
     is_moving = (x.value > low) & (x.value < high)
     error = torch.maximum(above, below) + torch.where(is_settled, 0.0, steps * scale)
+    error = error + SLACK * max(abs(low), abs(high))  # the kernels' ends of the range are float32
     variance = torch.where(is_moving, x.variance + scale**2 / 12, torch.minimum(x.variance, x.error * scale))
     return Bounded(value, error, variance, (scale, zero_point))
 
@@ -60,6 +76,8 @@ def static(x: Any, scale: float, zero_point: int, quant_min: int, quant_max: int
 def dynamic(x: Any, step: Step) -> Bounded:
     """Quantized by its own range."""
     x = x if isinstance(x, Bounded) else exact(x)
+    if not _ROUNDS.get():
+        return x
     return x.widened(torch.full_like(x.error, HALF * step.most), torch.full_like(x.error, step.usual**2 / 12))
 
 
@@ -94,13 +112,10 @@ def dequantize(codes: Any, scale: Any, zero_point: Any) -> Bounded:
         return codes.value
     ratio = scale / codes.scale
     value = codes.value.value * ratio + (codes.zero_point - zero_point) * scale
-    return Bounded(value, codes.value.error * ratio, codes.value.variance * ratio**2, (scale, zero_point))
+    return Bounded(value, codes.value.error * ratio, codes.value.variance * ratio**2)
 
 
 @rule("_seen")
 def seen(x: Any, is_dynamic: bool, is_reduced: bool) -> Any:
     """What a recurrent step makes of its input."""
     return dynamic(x, choose(x, is_reduced)) if is_dynamic else x
-
-
-__all__ = ["recurrent"]

@@ -15,6 +15,8 @@ from fxquant.bounds.bounded import Bounded, NoBound, exact, lifted, rule_of
 from fxquant.bounds.rounding import Codes, Step
 from fxquant.origin import site_of
 
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+LAYERS = (F.linear, F.conv1d, F.conv2d, F.conv3d, *_TRANSPOSED)
 _ROUNDS = (qdq.quantize_per_tensor, qdq.choose_qparams)
 _OURS = (Bounded, Codes, Step)
 
@@ -25,6 +27,7 @@ class Walk(fx.Interpreter):
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
         self.found: dict[fx.Node, Bounded] = {}
+        self.garbage_collect_values = False  # scales are read again
         self.unbounded: dict[str, str] = {}
 
     def run_node(self, node: fx.Node) -> Any:
@@ -43,7 +46,9 @@ class Walk(fx.Interpreter):
         if not is_touched and not _has_own_kernel(node):
             return super().run_node(node)
         try:
-            return self._ruled(node, args, kwargs)
+            value = self._ruled(node, args, kwargs)
+            bias = self._coded_bias(node, args, kwargs)
+            return value if bias is None else value.widened(bias)
         except (NoBound, AttributeError, TypeError, RuntimeError, ValueError, IndexError) as error:
             self.unbounded[site_of(node)] = _told(self, node, error)
             return self._without_rule(node, args, kwargs)
@@ -60,6 +65,23 @@ class Walk(fx.Interpreter):
         if found is not None:
             return found(*args, **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _coded_bias(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """qnnpack holds the bias of a static layer in int32 codes of step s_x · s_w: half of that off. Others float."""
+        has_bias = len(args) > 2 and args[2] is not None
+        x, weight = (args[0], node.args[1]) if has_bias else (None, None)
+        if not isinstance(x, Bounded) or x.grid is None or not isinstance(weight, fx.Node):
+            return None
+        if node.target not in LAYERS or weight.target not in qdq.DEQUANTIZE:
+            return None
+        scale = self._get(weight.args[1])
+        most = torch.as_tensor(scale, dtype=torch.float64).max()
+        if isinstance(scale, Tensor) and node.target not in _TRANSPOSED:
+            most = scale.double().view(-1, *[1] * (0 if node.target is F.linear else args[1].dim() - 2))
+        return most * x.grid[0] / 2
+
+    def _get(self, argument: Any) -> Any:
+        return self.env[argument] if isinstance(argument, fx.Node) else argument
 
     def _without_rule(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The op on the centres, of which nothing is known."""
