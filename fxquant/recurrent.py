@@ -155,7 +155,8 @@ def _cell(
 def _seen(x: Tensor, is_dynamic: bool, is_reduced: bool) -> Tensor:
     """What a dynamic kernel makes of its input: quantized to 8 bits of the input's own range, and back."""
     if has_torch_function_unary(x):  # what stands for a tensor has an answer of its own
-        return handle_torch_function(_seen, (x,), x, is_dynamic, is_reduced)  # type: ignore[no-any-return]
+        answer: Tensor = handle_torch_function(_seen, (x,), x, is_dynamic, is_reduced)
+        return answer
     if not is_dynamic:
         return x
     scale, zero_point = qdq.choose_qparams(x, is_reduced)

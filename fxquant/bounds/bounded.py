@@ -11,20 +11,21 @@ run on it as they are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 from fxquant import recurrent
 
 # Every kernel rounds each float32 operation once: u = 2^-24. A few operations in a row are covered by SLACK · |result|.
 ROUNDING = 2.0**-24
 SLACK = 8 * ROUNDING
+PARTS = ("value", "error", "variance")
 
 Rule = Callable[..., Any]
+AnyRule = TypeVar("AnyRule", bound=Rule)
 Grid = tuple[float, int]  # scale and zero point
 
 
@@ -81,18 +82,60 @@ class Bounded:
     def __len__(self) -> int:
         return len(self.value)
 
-    def loose(self) -> Bounded:
-        """The same, off any grid."""
-        return replace(self, grid=None)
+    def __neg__(self) -> Any:
+        return apply("neg", self)
+
+    def __add__(self, other: Any) -> Any:
+        return apply("add", self, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> Any:
+        return apply("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return apply("sub", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return apply("mul", self, other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return apply("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return apply("div", other, self)
+
+    def __matmul__(self, other: Any) -> Any:
+        return apply("matmul", self, other)
+
+    def __pow__(self, other: Any) -> Any:
+        return apply("pow", self, other)
+
+    def __getitem__(self, index: Any) -> Any:
+        return apply("getitem", self, index)
+
+    def __gt__(self, other: Any) -> Any:
+        return apply("gt", self, other)
+
+    def __lt__(self, other: Any) -> Any:
+        return apply("lt", self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return apply("ge", self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return apply("le", self, other)
 
     def widened(self, error: Tensor, variance: Tensor | None = None) -> Bounded:
         """With more error (and variance)."""
-        return Bounded(
-            self.value, self.error + error, self.variance if variance is None else self.variance + variance
-        )
+        return Bounded(self.value, self.error + error, self.variance if variance is None else self.variance + variance)
 
 
-_TENSOR_FACTS = frozenset({"shape", "device", "is_cuda", "layout", "ndim", "is_quantized", "requires_grad", "is_sparse"})
+_TENSOR_FACTS = frozenset(
+    {"shape", "device", "is_cuda", "layout", "ndim", "is_quantized", "requires_grad", "is_sparse"}
+)
 
 
 def exact(tensor: Tensor) -> Bounded:
@@ -101,7 +144,7 @@ def exact(tensor: Tensor) -> Bounded:
     return Bounded(value, torch.zeros_like(value), torch.zeros_like(value))
 
 
-def lifted(value: Any) -> Any:
+def lifted(value: Any) -> Bounded:
     """A number or tensor as a Bounded; a Bounded as it is."""
     if isinstance(value, Bounded):
         return value
@@ -126,6 +169,14 @@ def made(value: Tensor, error: Tensor, variance: Tensor, *, slack: float = SLACK
     return Bounded(value, error, torch.where(variance.isnan(), torch.inf, variance))
 
 
+def summed_slack(count: float) -> float:
+    """Of float32 sums of `count` terms, in whatever order, on both sides: of Σ |terms|.
+
+    n · 2^-24 each (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, §4.2).
+    """
+    return 2 * (count + 4) * ROUNDING
+
+
 # The table ----------------------------------------------------------------------------------------------------------
 
 RULES: dict[str, Rule] = {}  # by the name of the function: torch.relu, F.relu and Tensor.relu are one op
@@ -134,10 +185,10 @@ _HOMES = ("torch", "fxquant.")
 _BUILT_IN = (None, "_operator", "builtins", "math")
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[AnyRule], AnyRule]:
     """Let a function be the rule of these ops."""
 
-    def enter(function: Rule) -> Rule:
+    def enter(function: AnyRule) -> AnyRule:
         for name in names:
             assert name not in RULES, name
             RULES[name] = function
@@ -167,20 +218,3 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def apply(name: str, *args: Any, **kwargs: Any) -> Any:
     """The rule called `name`."""
     return RULES[name](*args, **kwargs)
-
-
-def parts(value: Any, what: str) -> Any:
-    """`value` with each Bounded in it replaced by its `what`, and float tensors beside them in float64."""
-    return tree_map_only((Bounded, Tensor), lambda leaf: getattr(leaf, what) if isinstance(leaf, Bounded) else double(leaf), value)  # fmt: skip
-
-
-for _symbol, _name in {
-    "add": "add", "sub": "sub", "mul": "mul", "truediv": "truediv", "matmul": "matmul", "pow": "pow",
-    "getitem": "getitem", "gt": "gt", "lt": "lt", "ge": "ge", "le": "le", "eq": "eq", "ne": "ne",
-}.items():  # fmt: skip
-    setattr(Bounded, f"__{_symbol}__", lambda self, other, name=_name: apply(name, self, other))
-for _symbol in ("add", "mul"):
-    setattr(Bounded, f"__r{_symbol}__", lambda self, other, name=_symbol: apply(name, self, other))
-setattr(Bounded, "__rsub__", lambda self, other: apply("sub", other, self))
-setattr(Bounded, "__rtruediv__", lambda self, other: apply("truediv", other, self))
-setattr(Bounded, "__neg__", lambda self: apply("neg", self))

@@ -2,9 +2,10 @@
 
     |q - f| <= |q - v| + |v - f|
 
-q is what an engine gives, f what the float model gives. v, the centre, is the canonical graph without the rounding of its
-activations: quantized weights, folded norms and clipping are in it, so their part |v - f| is computed, not bounded. What
-the roundings may do, |q - v|, is bounded node by node (see `Bounded`).
+q is what an engine gives, f what the float model gives. v, the centre, is the canonical graph without the rounding of
+its activations: quantized weights, folded norms and clipping are in it, so their part |v - f| is computed, not bounded.
+What the roundings may do, |q - v|, is bounded node by node (see `Bounded`). Float ops before the first rounding are the
+same calls on the same numbers in every graph: they are taken as they come out.
 """
 
 from __future__ import annotations

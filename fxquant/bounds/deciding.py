@@ -1,4 +1,4 @@
-"""Ops that decide: comparisons, arg-maxima, sorting. Their result is known where the whole interval gives the same one."""
+"""Ops that decide: comparisons, arg-maxima, sorting. Known is what the whole interval gives alike."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def topk(input: Bounded, k: int, dim: int = -1, largest: bool = True, sorted: bo
     most = input.error.amax(dim, keepdim=True).expand(values.shape)
     noise = input.variance.amax(dim, keepdim=True).expand(values.shape)
     certain = (most == 0) & torch.ones_like(values, dtype=torch.bool)
-    return torch.return_types.topk((Bounded(values, most.clone(), noise.clone()), known(indices, certain)))
+    found: Any = (Bounded(values, most.clone(), noise.clone()), known(indices, certain))
+    return torch.return_types.topk(found)
 
 
 @rule("item", "tolist", "nonzero", "__int__", "__float__")

@@ -6,7 +6,6 @@ interval holds it. So max |g(p) - g(v)| over the ends and these points is exact.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxquant.bounds.bounded import RULES, SLACK, Bounded, NoBound, lifted, made, rule
+from fxquant.bounds.bounded import RULES, Bounded, NoBound, lifted, made, rule
 
 Function = Callable[[Tensor], Tensor]
 
@@ -53,9 +52,10 @@ _TURNS: dict[str, tuple[float, ...]] = {
 }
 _GELU_TANH = -0.7524614220710162
 _MONOTONE = (
-    "relu relu6 leaky_relu elu selu celu sigmoid tanh hardtanh hardsigmoid softplus softsign logsigmoid threshold exp "
-    "expm1 log log1p log2 sqrt erf atan asinh sinh hardshrink clamp clip clamp_min clamp_max neg rsqrt reciprocal"
-).split()
+    *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "hardtanh", "hardsigmoid", "threshold", "clamp", "clip"),
+    *("clamp_min", "clamp_max", "sigmoid", "tanh", "softplus", "softsign", "logsigmoid", "hardshrink", "neg", "erf"),
+    *("exp", "expm1", "log", "log1p", "log2", "sqrt", "rsqrt", "reciprocal", "atan", "sinh", "asinh"),
+)
 _KEEPS_GRID = frozenset({"relu"})  # zero is a code
 
 
@@ -66,8 +66,6 @@ def _of_one(name: str) -> Callable[..., Bounded]:
     def rule_of_one(input: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Bounded:
         if name in ("elu", "leaky_relu", "celu") and _slope_of(args, kwargs) < 0:
             raise NoBound("a negative slope")
-        if name in ("rsqrt", "reciprocal", "log", "log2", "sqrt") and name != "reciprocal":
-            kwargs = kwargs | {}
         turns = _TURNS.get(name, ())
         if name == "gelu" and (kwargs.get("approximate") or (args and args[0])) == "tanh":
             turns = (_GELU_TANH,)
@@ -93,13 +91,10 @@ for _name in (*_MONOTONE, *_TURNS):
 def prelu(input: Bounded, weight: Tensor) -> Bounded:
     """Rises on both sides of zero, or falls and rises where a slope is negative."""
     dims = input.dim() - 2
-    slope = weight.detach().double().view(-1, *[1] * dims) if weight.numel() > 1 and dims >= 0 else weight.detach().double()
+    slope = (
+        weight.detach().double().view(-1, *[1] * dims) if weight.numel() > 1 and dims >= 0 else weight.detach().double()
+    )
     return unary(input, lambda x: torch.where(x >= 0, x, x * slope), (0.0,))
-
-
-@rule("sin", "cos")
-def _wave(input: Bounded) -> Bounded:
-    raise NoBound("replaced below")
 
 
 def _wave_of(function: Function) -> Callable[..., Bounded]:
@@ -119,7 +114,7 @@ def glu(input: Bounded, dim: int = -1) -> Bounded:
     return mul(first, RULES["sigmoid"](second))
 
 
-@rule("add", "__radd__")
+@rule("add")
 def add(first: Any, second: Any, *, alpha: float = 1.0) -> Bounded:
     """e = e_a + |alpha| e_b."""
     a, b = lifted(first), lifted(second)
@@ -133,13 +128,13 @@ def sub(first: Any, second: Any, *, alpha: float = 1.0) -> Bounded:
     return add(first, second, alpha=-alpha)
 
 
-@rule("rsub", "__rsub__")
+@rule("rsub")
 def rsub(first: Any, second: Any, *, alpha: float = 1.0) -> Bounded:
     """second - alpha · first."""
     return add(second, first, alpha=-alpha)
 
 
-@rule("mul", "multiply", "__rmul__")
+@rule("mul", "multiply")
 def mul(first: Any, second: Any) -> Bounded:
     """e = |a| e_b + |b| e_a + e_a e_b."""
     a, b = lifted(first), lifted(second)
@@ -149,7 +144,7 @@ def mul(first: Any, second: Any) -> Bounded:
     return made(value, error, variance, of=value.abs() + error)
 
 
-@rule("div", "truediv", "divide", "true_divide", "__rtruediv__")
+@rule("div", "truediv", "divide", "true_divide")
 def div(first: Any, second: Any, *, rounding_mode: str | None = None) -> Bounded:
     """e = (e_a + |a/b| e_b) / (|b| - e_b), where b stays clear of zero."""
     if rounding_mode is not None:
@@ -162,7 +157,7 @@ def div(first: Any, second: Any, *, rounding_mode: str | None = None) -> Bounded
     return made(value, torch.where((a.error == 0) & (b.error == 0), 0.0, error), variance)
 
 
-@rule("pow", "__pow__")
+@rule("pow")
 def power(base: Any, exponent: Any) -> Bounded:
     """Of a fixed exponent."""
     if isinstance(exponent, (Bounded, Tensor)) or not isinstance(base, Bounded):
@@ -172,11 +167,6 @@ def power(base: Any, exponent: Any) -> Bounded:
     spans = (base.value - base.error <= 0) & (base.error > 0)
     found = unary(base, lambda x: x**exponent)
     return Bounded(found.value, torch.where(spans, torch.inf, found.error), found.variance)
-
-
-@rule("maximum", "minimum", "fmax", "fmin")
-def _choice(first: Any, second: Any) -> Bounded:
-    raise NoBound("replaced below")
 
 
 def _choice_of(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Bounded]:
@@ -191,6 +181,3 @@ def _choice_of(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Bo
 
 
 RULES["maximum"], RULES["minimum"] = _choice_of(torch.maximum), _choice_of(torch.minimum)
-
-
-__all__ = ["SLACK", "math", "unary"]

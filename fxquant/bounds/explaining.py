@@ -2,8 +2,8 @@
 
     |ĝ(f_in) - f_out| <= what half a step on each weight can do (and float32 arithmetic)
 
-A bound that is computed from the quantized graph holds for a wrong graph too. This does not: a swapped axis, a lost edge
-or a write that went missing shows as a difference that no rounding of weights explains.
+A bound that is computed from the quantized graph holds for a wrong graph too. This does not: a swapped axis, a lost
+edge or a write that went missing shows as a difference that no rounding of weights explains.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Explain(Walk):
     `shift` has the largest difference of each site, `excess` by how much the largest exceeds what is allowed.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, sites: Mapping[fx.Node, str], reference: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, sites: Mapping[fx.Node, str], reference: Mapping[str, Tensor]
+    ) -> None:
         super().__init__(graph_module)
         self.sites, self.reference = sites, reference
         writes = [node for node in graph_module.graph.nodes if node.target is aliasing.rewritten]
@@ -79,4 +81,3 @@ def _half(value: Tensor, before: Any) -> Any:
         return value
     weight = exact(value)
     return replace(weight, error=2.0**-11 * weight.value.abs() + 2.0**-25)
-

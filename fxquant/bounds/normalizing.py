@@ -1,8 +1,8 @@
 """Softmax by its exact interval; norms of own statistics by the reverse triangle inequality; batch norm is linear.
 
-    u = x - mean(x),  sigma = sqrt(mean(u²) + eps),  y = u / sigma
-    |sigma_q - sigma| <= rms(e) = d          (both are lengths of vectors that differ by at most e; centring shortens)
-    |y_q - y| <= (e_u + |y| d) / max(sigma - d, sqrt(eps)),  and no |y| exceeds sqrt(n - 1)
+u = x - mean(x),  sigma = sqrt(mean(u²) + eps),  y = u / sigma
+|sigma_q - sigma| <= rms(e) = d          (both are lengths of vectors that differ by at most e; centring shortens)
+|y_q - y| <= (e_u + |y| d) / max(sigma - d, sqrt(eps)),  and no |y| exceeds sqrt(n - 1)
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def log_softmax(input: Bounded, dim: int = -1, _stacklevel: int = 3, dtype: Any 
     error = input.error + input.error.amax(dim, keepdim=True)
     p = value.exp()
     variance = input.variance * (1 - 2 * p) + (p.square() * input.variance).sum(dim, keepdim=True)
-    return made(value, error, variance.clamp(min=0), slack=(value.shape[dim] + 16) * ROUNDING, of=value.abs() + input.value.abs())  # fmt: skip
+    size = value.abs() + input.value.abs()
+    return made(value, error, variance.clamp(min=0), slack=(value.shape[dim] + 16) * ROUNDING, of=size)
 
 
 def normalized(x: Bounded, dims: tuple[int, ...], eps: float) -> Bounded:
@@ -55,7 +56,9 @@ def normalized(x: Bounded, dims: tuple[int, ...], eps: float) -> Bounded:
     error = x.error * (1 - 2 / count) + x.error.mean(dims, keepdim=True) if count > 1 else torch.zeros_like(x.error)
     least = torch.maximum(sigma - shift, torch.full_like(sigma, math.sqrt(eps)))
     error = (error + value.abs() * shift) / least
-    error = torch.minimum(torch.nan_to_num(error, nan=math.inf, posinf=math.inf), math.sqrt(max(count - 1, 0)) + value.abs())
+    error = torch.minimum(
+        torch.nan_to_num(error, nan=math.inf, posinf=math.inf), math.sqrt(max(count - 1, 0)) + value.abs()
+    )
     noise = (value.square() * x.variance).mean(dims, keepdim=True) * value.square() / count
     variance = (x.variance * (1 - 2 / count) + x.variance.mean(dims, keepdim=True) / count).clamp(min=0)
     variance = (variance + noise) / sigma.square()
@@ -72,7 +75,9 @@ def _affine(x: Bounded, weight: Any, bias: Any, shape: tuple[int, ...] | None = 
 
 
 @rule("layer_norm")
-def layer_norm(input: Bounded, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Bounded:
+def layer_norm(
+    input: Bounded, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Bounded:
     """Over the last dimensions."""
     dims = tuple(range(-len(normalized_shape), 0))
     return _affine(normalized(input, dims, eps), weight, bias)

@@ -1,8 +1,8 @@
 """Sums of products: layers with weights, matmul, attention, embeddings.
 
-    |Σ w q - Σ w v| <= Σ |w| e                          for a weight that both sides have alike
-    |q r - v w| <= |v| e_w + |w| e_v + e_v e_w          for two values with errors
-    float32 sums of n products: n · 2^-24 · Σ |w| |v| on either side (Higham, "Accuracy and Stability", 2002, §3.1)
+|Σ w q - Σ w v| <= Σ |w| e                          for a weight that both sides have alike
+|q r - v w| <= |v| e_w + |w| e_v + e_v e_w          for two values with errors
+float32 sums of n products: n · 2^-24 · Σ |w| |v| on either side (Higham, "Accuracy and Stability", 2002, §3.1)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxquant.bounds.bounded import ROUNDING, Bounded, NoBound, apply, double, lifted, made, rule
+from fxquant.bounds.bounded import Bounded, NoBound, apply, double, lifted, made, rule, summed_slack
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,7 +34,7 @@ def product(first: Any, second: Any, multiply: Product, terms: float, bias: Any 
         shift = lifted(bias)
         value, error, variance = value + shift.value, error + shift.error, variance + shift.variance
         size = size + shift.value.abs()
-    return made(value, error, variance, slack=2 * (terms + 4) * ROUNDING, of=size)
+    return made(value, error, variance, slack=summed_slack(terms), of=size)
 
 
 @rule("linear")
@@ -64,7 +64,7 @@ for _dims in (1, 2, 3):
     rule(f"conv_transpose{_dims}d")(_convolution(f"conv_transpose{_dims}d", True))
 
 
-@rule("matmul", "bmm", "mm", "__matmul__", "mv", "dot")
+@rule("matmul", "bmm", "mm", "mv", "dot")
 def matmul(first: Any, second: Any) -> Bounded:
     """Of two values."""
     return product(first, second, torch.matmul, first.shape[-1])
@@ -85,7 +85,7 @@ def einsum(equation: str, *operands: Any) -> Bounded:
     if len(given) != 2:
         raise NoBound(f"einsum of {len(given)} operands")
     terms = min(item.numel() for item in given)
-    return product(*given, lambda a, b: torch.einsum(equation, a, b), terms)
+    return product(given[0], given[1], lambda a, b: torch.einsum(equation, a, b), terms)
 
 
 @rule("scaled_dot_product_attention")
@@ -111,7 +111,8 @@ def attention(
         attn_mask = torch.zeros(attn_mask.shape, dtype=torch.float64).masked_fill(~attn_mask, -math.inf)
     if attn_mask is not None:
         scores = apply("add", scores, attn_mask)
-    return matmul(apply("softmax", scores, -1), value)
+    found: Bounded = matmul(apply("softmax", scores, -1), value)
+    return found
 
 
 @rule("embedding")
@@ -149,7 +150,7 @@ def embedding_bag(
 
     table = double(weight)
     size = table.abs().amax(-1, keepdim=True).expand_as(table)
-    slack = (input.numel() + 8) * 4 * ROUNDING
+    slack = 4 * summed_slack(input.numel())
     if per_sample_weights is None:
         value = summed(table, None)
         return made(value, torch.zeros_like(value), torch.zeros_like(value), slack=slack, of=summed(size, None))

@@ -3,8 +3,8 @@
     |dequantize(quantize(q)) - clamp(q)| <= s/2 · (1 + 2^-12)       the kernels round x · (1/s) in float32
     |clamp(q) - clamp(v)| <= the larger of what the ends of v ± e move
 
-The centre is clamped, so what calibration left outside the range is a known shift and no bound. A dynamic step is that of
-the widest range that q can have; its own range holds all of q, to within s/2.
+The centre is clamped, so what calibration left outside the range is a known shift and no bound. A dynamic step is that
+of the widest range that q can have; its own range holds all of q, to within s/2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxquant.bounds.bounded import SLACK, Bounded, NoBound, exact, rule
+from fxquant.bounds.bounded import SLACK, Bounded, NoBound, lifted, rule
 
 _ROUNDS: ContextVar[bool] = ContextVar("rounds", default=True)
 
@@ -57,9 +57,9 @@ class Step:
         return self
 
 
-def static(x: Any, scale: float, zero_point: int, quant_min: int, quant_max: int, steps: float = HALF) -> Bounded:
+def static(given: Any, scale: float, zero_point: int, quant_min: int, quant_max: int, steps: float = HALF) -> Bounded:
     """What quantize and dequantize make of x: clamped, then `steps` steps off at most."""
-    x = x if isinstance(x, Bounded) else exact(x)
+    x = lifted(given)
     if x.grid == (scale, zero_point) or not _ROUNDS.get():
         return x
     low, high = ((limit - zero_point) * scale for limit in (quant_min, quant_max))
@@ -73,18 +73,18 @@ def static(x: Any, scale: float, zero_point: int, quant_min: int, quant_max: int
     return Bounded(value, error, variance, (scale, zero_point))
 
 
-def dynamic(x: Any, step: Step) -> Bounded:
+def dynamic(given: Any, step: Step) -> Bounded:
     """Quantized by its own range."""
-    x = x if isinstance(x, Bounded) else exact(x)
+    x = lifted(given)
     if not _ROUNDS.get():
         return x
     return x.widened(torch.full_like(x.error, HALF * step.most), torch.full_like(x.error, step.usual**2 / 12))
 
 
 @rule("choose_qparams")
-def choose(x: Any, reduce_range: bool) -> Step:
+def choose(given: Any, reduce_range: bool) -> Step:
     """The step of the widest range, which always holds zero."""
-    x = x if isinstance(x, Bounded) else exact(x)
+    x = lifted(given)
     levels = 127 if reduce_range else 255
     if not x.numel():
         return Step(0.0, 0.0)

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from fxquant import qdq, recurrent
-from fxquant.bounds import deciding, elementwise, moving, normalizing, products, recurring, rounding, writing  # noqa: F401 (they fill the table)
+from fxquant.bounds import deciding, elementwise, moving, normalizing, products, recurring, reducing, rounding, writing  # noqa: F401 (they fill the table)
 from fxquant.bounds.bounded import Bounded, NoBound, exact, lifted, rule_of
 from fxquant.bounds.rounding import Codes, Step
 from fxquant.origin import site_of
@@ -91,7 +91,7 @@ class Walk(fx.Interpreter):
 
 
 def _has_own_kernel(node: fx.Node) -> bool:
-    """May an engine compute this otherwise than by the call that stands here, although nothing was rounded before it?"""
+    """May an engine compute this otherwise than by this very call, although nothing was rounded before it?"""
     if node.op != "call_function":
         return False
     if node.target in (F.embedding, F.embedding_bag, *_ROUNDS) or _is_recurrent(node):
@@ -120,4 +120,3 @@ def _told(walk: Walk, node: fx.Node, error: Exception) -> str:
     if isinstance(error, NoBound):
         return f"{named}: {error}"
     return f"{named}: the rules do not reach it ({type(error).__name__})"
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -10,9 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from fxquant import aliasing
-from fxquant.bounds.bounded import RULES, Bounded, NoBound, lifted, rule
-
-_PARTS = ("value", "error", "variance")
+from fxquant.bounds.bounded import PARTS, RULES, Bounded, NoBound, lifted, rule
 
 
 def _all(value: Any) -> Any:
@@ -29,10 +28,10 @@ def rewritten(written: Any, value: Any, members: Sequence[Any]) -> tuple[Any, ..
     written, members = _all(written), _all(list(members))
     value = lifted(value)
     results = []
-    for part in _PARTS:
-        given = [tree_map_only(Bounded, lambda leaf, part=part: getattr(leaf, part), item) for item in members]
+    for part in PARTS:
+        given = tree_map_only(Bounded, attrgetter(part), members)
         results.append(aliasing.rewritten(getattr(written, part), getattr(value, part), given))
-    if len({_changes(result, members, part) for result, part in zip(results, _PARTS, strict=True)}) > 1:
+    if len({_changes(result, members, part) for result, part in zip(results, PARTS, strict=True)}) > 1:
         raise NoBound("what shares memory with what is written cannot be followed")
     flat = [tree_flatten(list(result))[0] for result in results]
     joined = iter([Bounded(*three) for three in zip(*flat, strict=True)])
@@ -52,7 +51,8 @@ def with_item(tensor: Any, index: Any, value: Any) -> Bounded:
     if any(isinstance(leaf, Bounded) for leaf in tree_flatten(index)[0]):
         raise NoBound("the place of a write depends on the numbers")
     base, item = lifted(tensor), lifted(value)
-    return Bounded(*(aliasing.with_item(getattr(base, part), index, getattr(item, part)) for part in _PARTS))
+    value, error, variance = (aliasing.with_item(getattr(base, part), index, getattr(item, part)) for part in PARTS)
+    return Bounded(value, error, variance)
 
 
 @rule("applied")
@@ -65,7 +65,8 @@ def applied(method: str, tensor: Any, *args: Any, **kwargs: Any) -> Bounded:
         item = lifted(args[0])
     else:
         raise NoBound(f"the in-place method {method}")
-    return Bounded(*(torch.empty_like(base.value).copy_(getattr(item, part)) for part in _PARTS))
+    value, error, variance = (torch.empty_like(base.value).copy_(getattr(item, part)) for part in PARTS)
+    return Bounded(value, error, variance)
 
 
 @rule("store")
@@ -73,14 +74,23 @@ def store(buffer: Any, value: Any) -> None:
     """For the next call; this one does not see it."""
 
 
-def _fresh(name: str, fill: float) -> Any:
-    def fresh(input: Bounded, *args: Any, **kwargs: Any) -> Tensor:
-        return getattr(torch.empty(0, dtype=input.dtype), name)(*args, **kwargs)  # type: ignore[no-any-return]
+def _new(name: str) -> Callable[..., Tensor]:
+    def new(input: Bounded, *args: Any, **kwargs: Any) -> Tensor:
+        found: Tensor = getattr(torch.empty(0, dtype=input.dtype), name)(*args, **kwargs)
+        return found
 
-    return fresh
+    return new
+
+
+def _like(name: str) -> Callable[..., Tensor]:
+    def like(input: Bounded, *args: Any, **kwargs: Any) -> Tensor:
+        found: Tensor = getattr(torch, name)(input.value.float(), *args, **kwargs)
+        return found
+
+    return like
 
 
 for _name in ("new_zeros", "new_ones", "new_full", "new_tensor", "new_empty"):
-    RULES[_name] = _fresh(_name, 0.0)
+    RULES[_name] = _new(_name)
 for _name in ("zeros_like", "ones_like", "full_like", "empty_like"):
-    RULES[_name] = lambda input, *args, name=_name, **kwargs: getattr(torch, name)(input.value.float(), *args, **kwargs)
+    RULES[_name] = _like(_name)
