@@ -87,6 +87,9 @@ for _name in (*_MONOTONE, *_TURNS):
     RULES[_name] = _of_one(_name)
 
 
+RULES["log_sigmoid"] = RULES["logsigmoid"]
+
+
 @rule("prelu")
 def prelu(input: Bounded, weight: Tensor) -> Bounded:
     """Rises on both sides of zero, or falls and rises where a slope is negative."""

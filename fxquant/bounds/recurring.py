@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from fxquant import recurrent
-from fxquant.bounds.bounded import RULES, NoBound, double, lifted
+from fxquant.bounds.bounded import RULES, NoBound, lifted
 
 
 def _layer(op: Callable[..., Any], states: int) -> Callable[..., Any]:
@@ -28,7 +28,7 @@ def _layer(op: Callable[..., Any], states: int) -> Callable[..., Any]:
             raise NoBound("a packed sequence, a projection, or dropout")
         flat: list[Tensor | None] = []
         for start in range(0, len(weights), size):
-            cell = [double(weight) for weight in weights[start : start + size]]
+            cell = list(weights[start : start + size])
             flat += cell if has_biases else [*cell, None, None]
         given = tuple(lifted(state) for state in (hx if isinstance(hx, (tuple, list)) else (hx,)))
         state = given if states > 1 else given[0]
@@ -39,7 +39,7 @@ def _layer(op: Callable[..., Any], states: int) -> Callable[..., Any]:
 
 def _cell(op: Callable[..., Any]) -> Callable[..., Any]:
     def cell(input: Any, hx: Any, w_ih: Any, w_hh: Any, b_ih: Any = None, b_hh: Any = None) -> Any:
-        return op(lifted(input), hx, [double(part) for part in (w_ih, w_hh, b_ih, b_hh)], False, False)
+        return op(lifted(input), hx, (w_ih, w_hh, b_ih, b_hh), False, False)
 
     return cell
 

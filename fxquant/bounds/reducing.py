@@ -84,7 +84,7 @@ for _name in ("mean", "sum", "cumsum"):
     RULES[_name] = _reduction(_name)
 
 
-@rule("norm", "linalg_vector_norm", "vector_norm")
+@rule("norm")
 def norm(
     input: Bounded, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None, **kwargs: Any
 ) -> Bounded:
@@ -101,9 +101,13 @@ def norm(
     return made(value, error, variance, slack=summed_slack(count), of=value + error)
 
 
-@rule("var", "std")
-def _spread(input: Bounded, *args: Any, **kwargs: Any) -> Bounded:
-    raise NoBound("no rule for a spread outside of a norm")
+@rule("normalize")
+def normalize(input: Bounded, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Bounded:
+    """x / max(|x|, eps): no element is larger than 1 (for p >= 1)."""
+    length = RULES["clamp_min"](norm(input, p, dim, True), eps)
+    found: Bounded = RULES["div"](input, length)
+    cap = 1.0 + found.value.abs()
+    return Bounded(found.value, torch.minimum(found.error, cap), found.variance)
 
 
 @rule("interpolate", "upsample")
