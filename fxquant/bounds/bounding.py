@@ -43,7 +43,7 @@ def error_bound(
 
     Args:
         compiled: CONVERTED or LOWERED.
-        inputs: one call's arguments: a tensor, a tuple of positional ones, or a mapping of keywords.
+        inputs: one call's arguments: a tensor, a tuple, a mapping of keywords, or `(args, kwargs)`.
         model: the float model, where the one that was compiled is gone.
 
     Raises:
@@ -82,6 +82,8 @@ def _leaves(compiled: CompiledModel, inputs: Any) -> tuple[Tensor, ...]:
             return signature.leaves((inputs,), {})
         case Mapping():
             return signature.leaves((), inputs)
+        case (tuple() as args, Mapping() as kwargs):
+            return signature.leaves(args, kwargs)
         case _:
             return signature.leaves(tuple(inputs), {})
 

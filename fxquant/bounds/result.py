@@ -125,6 +125,12 @@ class ErrorBound:
         """Is every output element of `actual` within its bound of `expected`?"""
         return self.violation(actual, expected) is None
 
+    def share(self, actual: Any, expected: Any) -> float:
+        """The largest error over its bound, 0 to 1 where all hold; 0 where there is no error."""
+        pairs = zip(self._tensors(actual, "actual"), self._tensors(expected, "expected"), self.leaves, strict=True)
+        found = (difference(left, right) / leaf.bound.clamp(min=1e-300) for left, right, leaf in pairs)
+        return max((float(shares.max()) for shares in found if shares.numel()), default=0.0)
+
     def _tensors(self, value: Any, name: str) -> list[Tensor]:
         by_path = {path: leaf for leaf, path in zip(*flatten_with_paths(value)[:2], strict=True)}
         missing = [leaf.path for leaf in self.leaves if not isinstance(by_path.get(leaf.path), Tensor)]

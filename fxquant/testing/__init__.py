@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fxquant.bounds import ErrorBound, error_bound
+    from fxquant.testing.quantization import quantization_test
+    from fxquant.testing.tolerance import Tolerance, ToleranceError, assert_within_tolerance
     from fxquant.testing.drawn_model import DrawnModel
     from fxquant.testing.input_strategies import inputs
     from fxquant.testing.mapping_strategies import qconfig_mappings
@@ -19,6 +22,12 @@ if TYPE_CHECKING:
     from fxquant.testing.spec import InputSpec, ModelSpec, Op
 
 _HOMES = {
+    "ErrorBound": "fxquant.bounds",
+    "Tolerance": "fxquant.testing.tolerance",
+    "ToleranceError": "fxquant.testing.tolerance",
+    "assert_within_tolerance": "fxquant.testing.tolerance",
+    "error_bound": "fxquant.bounds",
+    "quantization_test": "fxquant.testing.quantization",
     "DrawnModel": "fxquant.testing.drawn_model",
     "DrawnPipeline": "fxquant.testing.pipeline_strategies",
     "InputSpec": "fxquant.testing.spec",
@@ -36,14 +45,20 @@ _HOMES = {
 __all__ = [
     "DrawnModel",
     "DrawnPipeline",
+    "ErrorBound",
     "InputSpec",
     "ModelSpec",
     "Op",
+    "Tolerance",
+    "ToleranceError",
+    "assert_within_tolerance",
+    "error_bound",
     "inputs",
     "model_specs",
     "models",
     "pipelines",
     "qconfig_mappings",
+    "quantization_test",
     "recipes",
     "snapshots",
 ]
