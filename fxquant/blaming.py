@@ -95,7 +95,9 @@ class Trial:
                 high = middle
             else:
                 low = middle
-        before = f"with the {high} sites up to here as in the float model the output is in tolerance, with {low} it is not"
+        before = (
+            f"with the {high} sites up to here as in the float model the output is in tolerance, with {low} it is not"
+        )
         return self._culprit(order[high - 1], before)
 
     def _mends(

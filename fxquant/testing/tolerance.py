@@ -154,7 +154,11 @@ class _Session:
         return Tolerance(largest, share, self.sqnr_db(self.actual), drop)
 
     def fail(self, check: str, message: str, culprit: Culprit | None) -> None:
-        where = "giving every layer the float model's values does not mend it: what is lost is lost at the output" if culprit is None else str(culprit)
+        where = (
+            "giving every layer the float model's values does not mend it: what is lost is lost at the output"
+            if culprit is None
+            else str(culprit)
+        )
         call = told_call(self.compiled.program.signature, self.args, self.kwargs)
         raise ToleranceError(check, f"{message}\n  {where}\n  on the input:\n{call}", culprit)
 
