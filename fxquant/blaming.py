@@ -120,7 +120,7 @@ class Trial:
 
     def _expected(self) -> dict[str, Tensor]:
         wanted = set(self._sites().values())
-        return {site: value for site, value in self._run(_Floating(self.floating.graph_module, wanted)).items()}
+        return self._run(_Floating(self.floating.graph_module, wanted))
 
     def _run(self, interpreter: _Seeing | _Floating) -> dict[str, Tensor]:
         """The values at sites, of one run that leaves the buffers of the model as they were."""

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fxquant.bounds import ErrorBound, error_bound
-    from fxquant.testing.quantization import quantization_test
-    from fxquant.testing.tolerance import Tolerance, ToleranceError, assert_within_tolerance
     from fxquant.testing.drawn_model import DrawnModel
     from fxquant.testing.input_strategies import inputs
     from fxquant.testing.mapping_strategies import qconfig_mappings
     from fxquant.testing.model_strategies import model_specs, models
     from fxquant.testing.pipeline_strategies import DrawnPipeline, pipelines
+    from fxquant.testing.quantization import quantization_test
     from fxquant.testing.recipe_strategies import recipes
     from fxquant.testing.snapshot_strategies import snapshots
     from fxquant.testing.spec import InputSpec, ModelSpec, Op
+    from fxquant.testing.tolerance import Tolerance, ToleranceError, assert_within_tolerance
 
 _HOMES = {
     "ErrorBound": "fxquant.bounds",

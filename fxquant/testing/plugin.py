@@ -1,6 +1,6 @@
-"""The pytest plugin: after a run with quantization tests, one line for each says how much was tried and how near it came.
+"""The pytest plugin: after a run with quantization tests, a line for each: how much was tried, how near it came.
 
-pytest finds it by its entry point. It costs other people's runs nothing: torch and hypothesis are imported by tests only.
+pytest finds it by its entry point. It costs the runs of others nothing: only tests import torch and hypothesis.
 """
 
 from __future__ import annotations

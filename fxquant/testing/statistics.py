@@ -1,4 +1,4 @@
-"""What quantization tests measured, for the summary at the end of a pytest run. Imports neither torch nor hypothesis."""
+"""What quantization tests measured, for the summary at the end of a pytest run. Imports no torch, no hypothesis."""
 
 from __future__ import annotations
 
