@@ -95,10 +95,8 @@ class Trial:
                 high = middle
             else:
                 low = middle
-        before = (
-            f"with the {high} sites up to here as in the float model the output is in tolerance, with {low} it is not"
-        )
-        return self._culprit(order[high - 1], before)
+        told = "with the float model's values up to here the output is in tolerance, without this one's it is not"
+        return self._culprit(order[high - 1], told)
 
     def _mends(
         self,

@@ -154,6 +154,7 @@ class _Session:
         return Tolerance(largest, share, self.sqnr_db(self.actual), drop)
 
     def fail(self, check: str, message: str, culprit: Culprit | None) -> None:
+        __tracebackhide__ = True  # pytest shows the line of the test, not this one
         where = (
             "giving every layer the float model's values does not mend it: what is lost is lost at the output"
             if culprit is None
