@@ -61,11 +61,20 @@ def test_every_model_comes_back_to_the_bit(name, preset, tmp_path):
     assert_loads(model(name, preset), TRACEABLE[name], tmp_path)
 
 
-@pytest.mark.parametrize("target", [target for target in ENGINES if target != "x86"])
-@pytest.mark.parametrize("preset", PRESETS)
+OTHERS = [target for target in ENGINES if target != "x86"]
+
+
+@pytest.mark.parametrize("target", OTHERS)
+@pytest.mark.parametrize("name", TRACEABLE)
+def test_and_on_the_other_engines(name, target, tmp_path):
+    assert_loads(compiled(TRACEABLE[name], "int8", target=target), TRACEABLE[name], tmp_path)
+
+
+@pytest.mark.parametrize("target", OTHERS)
+@pytest.mark.parametrize("preset", PRESETS[1:])
 @pytest.mark.parametrize("name", OF_EACH_KIND)
-def test_and_on_the_other_engines(name, preset, target, tmp_path):
-    assert_loads(model(name, preset, target), TRACEABLE[name], tmp_path)
+def test_and_in_every_mode(name, preset, target, tmp_path):
+    assert_loads(compiled(TRACEABLE[name], preset, target=target), TRACEABLE[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mlp", "encoder", "unet"])
