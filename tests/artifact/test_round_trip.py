@@ -278,6 +278,13 @@ def test_one_storage_under_two_names_is_written_once_and_shared_again(tmp_path):
     assert path.stat().st_size < 1.5 * 64 * 64 * 4 + 8192
 
 
+def test_a_module_that_is_the_whole_model_gives_back_its_tuple(tmp_path):
+    ours = fxquant.compile(nn.LSTM(4, 4).eval(), "float16", example_inputs=torch.randn(3, 2, 4))
+    loaded = fxquant.load(ours.save(tmp_path / "m.fxq.safetensors"))
+    x = torch.randn(3, 2, 4)
+    assert_same(loaded(x), ours(x))
+
+
 class Point(NamedTuple):
     x: torch.Tensor
     y: torch.Tensor
