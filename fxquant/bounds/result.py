@@ -27,7 +27,10 @@ class LeafBound:
 
 @dataclass(frozen=True, slots=True)
 class LayerBound:
-    """Of one call site. `own` is what it and the rounding of its result add, `passed_on` comes from before it."""
+    """Of one call site. `own` is what it and the rounding of its result add, `passed_on` comes from before it.
+
+    `weights` is the most that half a step on each of its weights can do to one element, on the float model's inputs.
+    """
 
     site: str
     module: str
@@ -36,6 +39,7 @@ class LayerBound:
     mean: float
     own: float
     passed_on: float
+    weights: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ class ErrorBound:
         return tuple(self._sites)
 
     def bound_at(self, site: str) -> Tensor:
-        """The bound of the value that a call site gives, elementwise. KeyError for a site without one."""
+        """The bound of the value that a call site gives, elementwise, its rounding included. KeyError where none is."""
         return self._sites[site]
 
     def violation(self, actual: Any, expected: Any) -> Violation | None:
