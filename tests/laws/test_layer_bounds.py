@@ -184,7 +184,9 @@ class _Kernels(fx.Interpreter):
         if not isinstance(weight, fx.Node) or weight.target not in qdq.DEQUANTIZE:
             return 0.0
         scale = self.values.get(weight.args[1], weight.args[1])
-        step = next((n.args[1] for n in [layer.args[0], *layer.args[0].all_input_nodes] if n.target in qdq.DEQUANTIZE), 0)
+        step = next(
+            (n.args[1] for n in [layer.args[0], *layer.args[0].all_input_nodes] if n.target in qdq.DEQUANTIZE), 0
+        )
         return float(torch.as_tensor(scale).max()) * step / 2
 
 

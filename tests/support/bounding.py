@@ -18,7 +18,9 @@ from support.models.case import Case
 def call_of(case: Case, seed: int, batch: int = 2, scale: float = 1.0) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of one call; float ones `scale` times as large as what was calibrated on."""
     args, kwargs = case.inputs(seed, batch), case.arguments(seed, batch)
-    return torch.utils._pytree.tree_map_only(Tensor, lambda x: x * scale if x.is_floating_point() else x, (args, kwargs))
+    return torch.utils._pytree.tree_map_only(
+        Tensor, lambda x: x * scale if x.is_floating_point() else x, (args, kwargs)
+    )
 
 
 def bound_of(compiled: fxquant.CompiledModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ErrorBound:
