@@ -116,14 +116,17 @@ class ErrorBound:
 
         Both in the model's output structure. A NaN on one side only violates every bound but infinity.
         """
-        pairs = zip(self._tensors(actual, "actual"), self._tensors(expected, "expected"), self.leaves, strict=True)
-        for found, wanted, leaf in pairs:
-            error = difference(found, wanted)
+        for error, leaf in zip(self.errors(actual, expected), self.leaves, strict=True):
             too_far = ~(error <= leaf.bound)
             if bool(too_far.any()):
                 index = tuple(int(at) for at in too_far.nonzero()[0])
                 return Violation(leaf.path, index, float(error[index]), float(leaf.bound[index]))
         return None
+
+    def errors(self, actual: Any, expected: Any) -> list[Tensor]:
+        """|actual - expected| of each output tensor, in the order of `leaves`. FXQ120 where they are no results."""
+        pairs = zip(self._tensors(actual, "actual"), self._tensors(expected, "expected"), strict=True)
+        return [difference(found, wanted) for found, wanted in pairs]
 
     def holds(self, actual: Any, expected: Any) -> bool:
         """Is every output element of `actual` within its bound of `expected`?"""
