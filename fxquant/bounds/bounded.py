@@ -202,7 +202,7 @@ def rule_of(func: Any) -> Rule | None:
     home, name = getattr(func, "__module__", None), getattr(func, "__name__", "")
     if home not in _BUILT_IN and not str(home).startswith(_HOMES):
         return None
-    if home == recurrent.__name__ and func is not recurrent._seen:
+    if home == recurrent.__name__ and func not in (recurrent._seen, recurrent._gru_step):
         return None  # written out in torch functions: these have the rules
     return RULES.get(name)
 
