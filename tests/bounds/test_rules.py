@@ -334,6 +334,7 @@ def test_no_rule_is_entered_twice_and_every_rule_has_a_name_of_torchs():
         "dequantize_per_tensor",
         "choose_qparams",
         "_seen",
+        "_gru_step",
         "rewritten",
         "with_item",
         "applied",
