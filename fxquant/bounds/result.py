@@ -134,8 +134,8 @@ class ErrorBound:
 
     def share(self, actual: Any, expected: Any) -> float:
         """The largest error over its bound, 0 to 1 where all hold; 0 where there is no error."""
-        pairs = zip(self._tensors(actual, "actual"), self._tensors(expected, "expected"), self.leaves, strict=True)
-        found = (difference(left, right) / leaf.bound.clamp(min=1e-300) for left, right, leaf in pairs)
+        pairs = zip(self.errors(actual, expected), self.leaves, strict=True)
+        found = (error / leaf.bound.clamp(min=1e-300) for error, leaf in pairs)
         return max((float(shares.max()) for shares in found if shares.numel()), default=0.0)
 
     def _tensors(self, value: Any, name: str) -> list[Tensor]:
