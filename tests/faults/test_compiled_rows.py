@@ -38,7 +38,9 @@ def told(model):
 def test_row_8_each_call_of_a_shared_module_has_a_scale_of_its_own():
     model = compiled(TROUBLE["shared_linear"])
     first, second = (
-        next(node for node in model.canonical.graph.nodes if node.op == "call_function" and node.args[0] is site).args[1]
+        next(node for node in model.canonical.graph.nodes if node.op == "call_function" and node.args[0] is site).args[
+            1
+        ]
         for site in (node for node in model.canonical.graph.nodes if "linear" in str(node.target))
     )
     assert first > 20 * second, "the two ranges differ 25-fold"

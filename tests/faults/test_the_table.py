@@ -92,7 +92,9 @@ def test_every_code_of_a_row_is_in_one_of_its_tests(number):
 def test_every_test_of_a_row_is_in_the_table():
     named = {(number, test) for row in rows() for test, _ in row.links for number in [row.number]}
     assert row_tests()
-    absent = [(n, test) for test in row_tests() for n in numbers_in_name(test) if n not in PENDING and (n, test) not in named]
+    absent = [
+        (n, test) for test in row_tests() for n in numbers_in_name(test) if n not in PENDING and (n, test) not in named
+    ]
     assert absent == []
 
 
@@ -100,16 +102,19 @@ def test_no_row_is_pending_once_its_tests_are_there():
     assert not (PENDING and ARTIFACT_ROWS.exists()), "empty PENDING: the tests of rows 71 to 76 are there"
     for row in rows():
         if row.number in PENDING:
-            assert all(numbers_in_name(test) == (row.number,) and link.endswith("test_artifact_rows.py") for test, link in row.links)
+            assert all(
+                numbers_in_name(test) == (row.number,) and link.endswith("test_artifact_rows.py")
+                for test, link in row.links
+            )
 
 
-SOURCE = '''
+SOURCE = """
 ROWS = [(1, "FXQ101"), (2, "FXQ102")]
 TABLE = {3: "FXQ103", 4: "FXQ104"}
 def helper(): return "FXQ105"
 def test_one(): return ROWS, helper()
 def test_two(): return TABLE
-'''
+"""
 
 
 def test_the_checker_sees_the_codes_of_the_row_and_no_others(tmp_path):
