@@ -73,10 +73,10 @@ def guarded(call: Callable[[], T], *, allow: Allowance = nothing, limits: Limits
     except (_Refused, Exception) as error:
         raised = error
     seconds, grown = time.process_time() - started, _peak_bytes() - before
-    if refused:
-        raise GuardError(f"forbidden while guarded: {', '.join(refused)}") from raised
     if seconds > limits.seconds:
         raise GuardError(f"{seconds:.2f} s of processor time, {limits.seconds} s are allowed") from raised
+    if refused:
+        raise GuardError(f"forbidden while guarded: {', '.join(refused)}") from raised
     if grown > limits.grown_bytes:
         raise GuardError(f"memory grew by {grown >> 20} MiB, {limits.grown_bytes >> 20} MiB are allowed") from raised
     if raised is not None:
