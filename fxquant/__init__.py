@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fxquant.artifact.loading import load
     from fxquant.compiler import compile, default_pipeline
     from fxquant.custom import CustomModule
     from fxquant.drawing.overlays import Overlay
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fxquant.plan import Decision, Mode, QuantPlan
     from fxquant.program import Program, Stage
     from fxquant.row import Row
+    from fxquant.weights import load_weights
 
 __version__ = "0.1.0"
 
@@ -51,6 +53,8 @@ _HOMES = {
     "QuantPlan": "fxquant.plan",
     "Row": "fxquant.row",
     "Stage": "fxquant.program",
+    "load": "fxquant.artifact.loading",
+    "load_weights": "fxquant.weights",
     "measure": "fxquant.measuring",
     "snapshot": "fxquant.graphs.snapping",
     "sqnr_db": "fxquant.numerics",
@@ -79,6 +83,8 @@ __all__ = [
     "default_pipeline",
     "diff",
     "draw",
+    "load",
+    "load_weights",
     "measure",
     "snapshot",
     "sqnr_db",

@@ -136,6 +136,7 @@ def compile(
                 is_batch=is_batch,
             ),
             target=resolution.engine,
+            policy=policy.text or policy.title,
         )
         ledger.notice("FXQ507", resolution.reason)
         pipeline = _pipeline(

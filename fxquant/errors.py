@@ -183,8 +183,40 @@ class ArtifactError(FxQuantError):
     exit_status = 7
 
 
+class CorruptError(ArtifactError):
+    """A file that is none of ours, or cannot be read."""
+
+
+class TruncatedError(ArtifactError):
+    """A file that ends too early."""
+
+
+class ChecksumError(ArtifactError):
+    """A file whose bytes are not those that were saved."""
+
+
 class SchemaError(ArtifactError):
     """A file that is not of the form that fxquant writes."""
+
+
+class UnsafeError(ArtifactError):
+    """A file whose contents mean nothing, or something that must not be built or run."""
+
+
+class LimitError(ArtifactError):
+    """A file that has more of something than is read."""
+
+
+class UnsavableError(ArtifactError):
+    """A compiled model with something that a file cannot hold."""
+
+
+class UnwritableError(ArtifactError):
+    """A file that cannot be written; what stood there is as it was."""
+
+
+class MissingLeafError(ArtifactError):
+    """A module, function or type of the user's own that the caller of load() has to hand in."""
 
 
 class RenderError(FxQuantError):

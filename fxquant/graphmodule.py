@@ -29,7 +29,7 @@ def build(root: nn.Module, graph: fx.Graph, class_name: str, ledger: Ledger) -> 
                 told = f"'{original}' is called '{node.target}' in the graph: Python or torch.fx owns that name"
                 ledger.notice("FXQ225", told, module=original)
             used[node.target] = fetch(root, original)
-    graph_module = fx.GraphModule(used, graph, class_name=_class_name(class_name))
+    graph_module = fx.GraphModule(used, graph, class_name=safe_class_name(class_name))
     graph_module.eval()
     return graph_module
 
@@ -59,8 +59,10 @@ def _safe_names(targets: Iterable[str]) -> dict[str, str]:
     """A name for each target that generated code can hold; two targets never get the same."""
     found: dict[str, str] = {}
     taken: set[str] = set()
-    for target in sorted(set(targets), key=lambda target: (_safe(target) != target, target)):  # safe ones keep theirs
-        name = _safe(target)
+    for target in sorted(
+        set(targets), key=lambda target: (safe_name(target) != target, target)
+    ):  # safe ones keep theirs
+        name = safe_name(target)
         while name in taken:
             name += "_"
         taken.add(name)
@@ -71,7 +73,8 @@ def _safe_names(targets: Iterable[str]) -> dict[str, str]:
 _BREAKS_CODE = re.compile('["\\\\\x00-\x1f\x7f\ud800-\udfff]')  # within a string of generated Python
 
 
-def _safe(target: str) -> str:
+def safe_name(target: str) -> str:
+    """A dotted name as generated code and GraphModule can hold it: the same one where they can."""
     first, *rest = _BREAKS_CODE.sub("_", target).split(".")
     if first not in nn.Module.__dict__ and (hasattr(fx.GraphModule, first) or first in _OWN):
         first = f"{first}_"
@@ -81,7 +84,8 @@ def _safe(target: str) -> str:
 _OWN = frozenset(fx.GraphModule(nn.Module(), fx.Graph()).__dict__)
 
 
-def _class_name(name: str) -> str:
+def safe_class_name(name: str) -> str:
+    """A class's name that Python can print as code."""
     return name if name.isidentifier() and not keyword.iskeyword(name) else "Model"
 
 

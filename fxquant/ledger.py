@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from torch import fx
 
@@ -15,6 +15,16 @@ FLOAT = "float32"
 _FEW = 4  # parts of one site that a row still names
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerState:
+    """All that a ledger knows, as plain data."""
+
+    rows: tuple[Row, ...]
+    notices: tuple[Row, ...]
+    parts: tuple[tuple[str, str, Row], ...]  # site, part, what became of it
+    remarks: tuple[Row, ...]
+
+
 class Ledger:
     """Rows in the order of the traced graph. Passes settle rows; nothing is ever dropped from it."""
 
@@ -23,6 +33,22 @@ class Ledger:
         self._notices: list[Row] = []
         self._parts: dict[str, dict[str, Row]] = {}  # site → part → what became of it
         self._remarks: dict[str, Row] = {}
+
+    def state(self) -> LedgerState:
+        """All that it knows, to be written down or copied."""
+        parts = ((site, part, row) for site, found in self._parts.items() for part, row in found.items())
+        return LedgerState(tuple(self._rows.values()), self.notices, tuple(parts), tuple(self._remarks.values()))
+
+    @classmethod
+    def of(cls, state: LedgerState) -> Ledger:
+        """A ledger that knows what `state` says, and goes on from there."""
+        made = cls()
+        made._rows = {row.site: row for row in state.rows}
+        made._notices = list(state.notices)
+        made._remarks = {row.site: row for row in state.remarks}
+        for site, part, row in state.parts:
+            made._parts.setdefault(site, {})[part] = row
+        return made
 
     def __iter__(self) -> Iterator[Row]:
         """Layers in graph order, then notices."""

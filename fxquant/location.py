@@ -21,11 +21,12 @@ class Location:
     file: str
     line: int
     function: str
+    is_saved: bool = False  # from a saved model: the file lies elsewhere, if it still does
 
     @property
     def text(self) -> str:
         """The source text of the line, stripped; empty when the source cannot be read."""
-        return linecache.getline(self.file, self.line).strip()
+        return "" if self.is_saved else linecache.getline(self.file, self.line).strip()
 
     def __str__(self) -> str:
         head = f"{self.file}:{self.line}, in {self.function}"

@@ -19,8 +19,10 @@ from fxquant.ledger import Ledger
 from fxquant.pipeline import PassRecord, after
 from fxquant.plan import QuantPlan
 from fxquant.program import Program, Stage
+from fxquant.sandbox import one_compilation
 from fxquant.sizes import size_bytes
 from fxquant.source import Source
+from fxquant.torch_ao import engine
 
 if TYPE_CHECKING:
     from fxquant.drawing.picture import Picture
@@ -47,12 +49,14 @@ class CompiledModel(nn.Module):
         source: Source,
         *,
         guard_inputs: bool = False,
+        born: Stage = Stage.TRACED,
     ) -> None:
         super().__init__()
         self.training = False
         self.guard_inputs = guard_inputs
         self._program, self._ledger, self._history = program, ledger, history
         self._finish, self._source = finish, source
+        self.first_stage = born  # that its history knows: TRACED, or CONVERTED where it was loaded
         self._fed = Observing(program, ledger)
 
     @property
@@ -126,19 +130,38 @@ class CompiledModel(nn.Module):
         self._history = (*self._history, *records)
         return self
 
-    def diff(self, before: Stage | str = Stage.TRACED, after: Stage | str | None = None) -> GraphDiff:
-        """What changed between two stages (by default from the traced graph to the present one)."""
+    def diff(self, before: Stage | str | None = None, after: Stage | str | None = None) -> GraphDiff:
+        """What changed between two stages (by default from the first graph that it knows to the present one)."""
         from fxquant.graphs.diffing import diff
 
-        return diff(self.snapshot(before), self.snapshot(after))
+        return diff(self.snapshot(self.first_stage if before is None else before), self.snapshot(after))
+
+    def save(self, path: str | os.PathLike[str], *, probe: bool = False, follow_links: bool = False) -> Path:
+        """Write this model as one file, whole or not at all, for `fxquant.load`. The same bytes for the same model.
+
+        Args:
+            path: where to; by convention it ends in '.fxq.safetensors'.
+            probe: store the example rows that the model was compiled with, so that load() can hold each layer of the
+                engine there to the canonical graph. They are rows of the calibration data: do not give them away.
+            follow_links: where the path is a link, replace what it points to.
+
+        Raises:
+            ArtifactError: FXQ606 when it cannot be written, FXQ611 for a model with something that no file can hold.
+        """
+        from fxquant.artifact.saving import save
+
+        return save(self, path, has_probe=probe, follows_links=follow_links)
 
     def snapshot(self, stage: Stage | str | None = None) -> GraphSnapshot:
         """The graph as it was at a stage; None: as it is. FXQ402 when the model has not come so far."""
         wanted = self.stage if stage is None else stage_named(stage)
+        if wanted < self.first_stage:
+            told = f"a loaded model begins {self.first_stage.name}: what was before is not in its file"
+            raise ContractError("FXQ402", told, hint=f"stages it has: {self.first_stage.name}, {self.stage.name}")
         if wanted > self.stage or not self._history:
             raise ContractError("FXQ402", f"the model is {self.stage.name}: it has not reached {wanted.name}")
         reached = [record.after for record in self._history if record.stage <= wanted]
-        return self._history[0].before if wanted is Stage.TRACED or not reached else reached[-1]
+        return self._history[0].before if wanted is self.first_stage or not reached else reached[-1]
 
     __fxquant_snapshot__ = snapshot  # by this `fxquant.snapshot` asks it, without knowing what it is
 
@@ -207,7 +230,8 @@ class CompiledModel(nn.Module):
         made = type(self).__new__(type(self))
         frozen = (self._program.signature, self._program.plan, self._source, *self._history)  # never changed: shared
         memo |= {id(self): made, **{id(shared): shared for shared in frozen}}
-        made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
+        with one_compilation(), engine(self.target):  # packed weights are packed again, for the engine that is set
+            made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
         type(made.graph_module).__name__ = type(self.graph_module).__name__  # fx forgets it
         return made
 

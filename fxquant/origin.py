@@ -55,6 +55,13 @@ def mark(node: fx.Node, *, at: Location | None, scope_name: str) -> None:
     node.meta[_WHERE], node.meta[_SCOPE] = at, scope_name
 
 
+def restore(node: fx.Node, origin_ids: tuple[str, ...], *, at: Location | None, scope_name: str) -> None:
+    """Give a node the identity that it had when its graph was saved. For loading only."""
+    if origin_ids:
+        node.meta[_ORIGIN] = origin_ids
+    node.meta[_WHERE], node.meta[_SCOPE] = at, scope_name
+
+
 def carry(new: fx.Node, *olds: fx.Node) -> fx.Node:
     """Let `new` stand for `olds`: all their origins in order, the first one's line and scope. Returns `new`."""
     merged = dict.fromkeys(origin for old in (*olds, new) for origin in origins(old))

@@ -14,7 +14,7 @@ from fxquant.mappings import TITLE, mapping_rules
 from fxquant.plan import Decision, Mode
 from fxquant.presets import preset_rules
 from fxquant.qconfigs import PRESETS, SERVED, WEIGHTED, Ask, check_shape, refusal
-from fxquant.recipe import Recipe, load
+from fxquant.recipe import Recipe, dump, load
 from fxquant.recipe_rules import recipe_rules
 from fxquant.rules import Key, Match, RuleSet, Site, Target
 
@@ -28,6 +28,7 @@ class Policy:
     rules: RuleSet
     unmatched_is_error: bool = True
     declined_is_error: bool = False
+    text: str = ""  # of the recipe that it was read from
 
     def decide(self, site: Site) -> Decision:
         """The one decision for a site. FXQ102 when a qconfig does not fit the layer's weight."""
@@ -152,7 +153,7 @@ def read_policy(given: Any, *, target: str) -> Policy:
 
 def _of_recipe(recipe: Recipe, target: str) -> Policy:
     rules, strict = recipe_rules(recipe, target), recipe.strict
-    return Policy(recipe.title, target, rules, strict.unmatched, strict.declined)
+    return Policy(recipe.title, target, rules, strict.unmatched, strict.declined, dump(recipe))
 
 
 def _same_target(policy: Policy, target: str) -> Policy:

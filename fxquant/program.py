@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 if TYPE_CHECKING:
+    from fxquant.ledger import LedgerState
     from fxquant.plan import QuantPlan
     from fxquant.signature import Signature
 
@@ -24,6 +25,15 @@ class Stage(IntEnum):
     CALIBRATED = 4  # whose observers have seen data
     CONVERTED = 5  # the canonical graph: plain-integer quantize/dequantize, weights stored once as int8
     LOWERED = 6  # runs on an engine
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Canonical nodes that an engine computes differently, found by the parity check: they stay float there."""
+
+    nodes: tuple[str, ...]
+    steps: float  # codes off; infinity: the kernel fails
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,10 @@ class Program:
     plan: QuantPlan | None = None
     target: str = "x86"  # the engine that plan and lowering are for
     model_name: str = "Model"  # class name of the user's model
+    policy: str = ""  # what was asked: a preset's or mapping's title, or a recipe's text
     canonical: fx.GraphModule | None = None  # LOWERED only: the CONVERTED graph it was lowered from
+    unlowered: LedgerState | None = None  # LOWERED only: the ledger as it was for that graph
+    findings: tuple[Finding, ...] = ()  # of parity checks on this program
 
     @property
     def graph(self) -> fx.Graph:

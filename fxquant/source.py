@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from fxquant.sandbox import one_compilation
 class Source:
     """The float model as it was compiled. The caller's model is not kept alive."""
 
-    model: weakref.ref[nn.Module]
+    model: Callable[[], nn.Module | None]  # a weak reference, which gives None when the model is gone
     fingerprint: tuple[Any, ...]
     concrete_args: Mapping[str, Any] | None
     leaf_modules: tuple[str | type[nn.Module], ...]

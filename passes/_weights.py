@@ -11,6 +11,7 @@ from fxquant import qdq
 from fxquant.observation import QParams, read_qparams
 from fxquant.origin import adopt
 from fxquant.torch_ao import quiet
+from fxquant.values import fetched
 
 
 class QuantizedWeight(nn.Module):
@@ -96,7 +97,8 @@ def is_widened_weight(node: Any, graph_module: fx.GraphModule) -> bool:
     source = node.args[0]
     if node.op != "call_method" or node.target != "to" or not isinstance(source, fx.Node) or source.op != "get_attr":
         return False
-    return isinstance(graph_module.get_submodule(str(source.target).rpartition(".")[0]), HalfWeight)
+    held = fetched(graph_module, str(source.target))  # by what it is: a loaded graph has no HalfWeight modules
+    return isinstance(held, Tensor) and held.dtype is torch.float16 and node.args[1:] == (torch.float32,)
 
 
 def held_as(node: fx.Node, graph_module: fx.GraphModule) -> str:

@@ -26,7 +26,7 @@ from fxquant.passes._parity import Mismatch, mismatches
 from fxquant.passes._weights import HALF_WEIGHTS, held_as
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode
-from fxquant.program import Program, Stage
+from fxquant.program import Finding, Program, Stage
 from fxquant.torch_ao import engine, quiet
 from fxquant.values import known_value, note_value
 
@@ -49,16 +49,25 @@ class LowerNative(Pass):
     check: bool = True
 
     def run(self, program: Program, ledger: Ledger) -> Program:
-        refused = _decided_float(program)
+        unlowered = ledger.state()
+        refused, found = _decided_float(program), _known(program)
+        refused.update(_told(found))
         with engine(program.target), quiet():
-            lowered = NativeGraph(program.graph_module, program.target, refused).build()
-            found = self._mismatches(program, lowered)
-            if found:
-                refused.update({layer: str(mismatch) for mismatch in found for layer in mismatch.layers})
+            lowered = NativeGraph(program.graph_module, program.target, dict(refused)).build()
+            fresh = self._mismatches(program, lowered)
+            if fresh:
+                found, refused = (*found, *fresh), refused | _told(fresh)
                 lowered = NativeGraph(program.graph_module, program.target, refused).build()
         self._settle(program, lowered, found, ledger)
         _note_values(lowered)
-        return replace(program, graph_module=lowered.graph_module, canonical=program.graph_module, stage=Stage.LOWERED)
+        return replace(
+            program,
+            graph_module=lowered.graph_module,
+            canonical=program.graph_module,
+            stage=Stage.LOWERED,
+            unlowered=unlowered,
+            findings=tuple(_finding(mismatch) for mismatch in found),
+        )
 
     def _mismatches(self, program: Program, lowered: Lowered) -> tuple[Mismatch, ...]:
         if not self.check or program.example_leaves is None:
@@ -86,6 +95,24 @@ class LowerNative(Pass):
             for layer in mismatch.layers:
                 ledger.decline("FXQ505", layer, why=str(mismatch), hint=mismatch.hint)
         _settle_rest(program, ledger)
+
+
+def _told(found: tuple[Mismatch, ...]) -> dict[fx.Node, str]:
+    return {layer: str(mismatch) for mismatch in found for layer in mismatch.layers}
+
+
+def _finding(mismatch: Mismatch) -> Finding:
+    return Finding(tuple(layer.name for layer in mismatch.layers), mismatch.steps, mismatch.target)
+
+
+def _known(program: Program) -> tuple[Mismatch, ...]:
+    """What an earlier check found on this engine, for a program that comes without an example to check it on."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    return tuple(
+        Mismatch(tuple(nodes[name] for name in finding.nodes), finding.steps, finding.target)
+        for finding in program.findings
+        if finding.target == program.target and all(name in nodes for name in finding.nodes)
+    )
 
 
 def _note_values(lowered: Lowered) -> None:

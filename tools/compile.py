@@ -1,4 +1,4 @@
-"""`fxquant compile`: compile a model and print what became of each layer, with a report where one is asked for."""
+"""`fxquant compile`: compile a model, print what became of each layer; save it, and write a report, where asked."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fxquant.errors import UsageError
 from fxquant.tools.model_options import CODE_RUNS, Options, ReferenceType, model_options
 from fxquant.tools.model_reference import Reference
-from fxquant.tools.output import check_output, note, write
+from fxquant.tools.output import STDOUT, check_output, note, write
 
 if TYPE_CHECKING:
     from fxquant.model import CompiledModel
@@ -28,11 +29,14 @@ class Sizes:
 
 @click.command("compile", epilog=CODE_RUNS)
 @click.argument("model", type=ReferenceType())
+@click.option("-o", "--output", metavar="m.fxq.safetensors", help="Save the compiled model as one file.")
 @click.option("--report", metavar="r.html", help="Write a report as one self-contained HTML file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @model_options
-def compile_(model: Reference, report: str | None, as_json: bool, options: Options) -> None:
+def compile_(model: Reference, output: str | None, report: str | None, as_json: bool, options: Options) -> None:
     """Compile a model; print what became of each layer."""
+    if output is not None:
+        _check_file(output)
     if report is not None:
         check_output(report, ("html",))
     from fxquant.sizes import size_bytes
@@ -47,14 +51,25 @@ def compile_(model: Reference, report: str | None, as_json: bool, options: Optio
         from fxquant.reporting.report import render_report
 
         write(report, render_report(compiled, model=subject.model, inputs=subject.inputs))
+    if output is not None:
+        compiled.save(output)
     if as_json:
-        print(json.dumps(_facts(compiled, sizes, report, subject.notes), indent=2))
+        print(json.dumps(_facts(compiled, sizes, report, subject.notes) | {"output": output}, indent=2))
         return
     _show(compiled, sizes, seconds)
+    if output is not None:
+        print(f"model → {output}", file=sys.stderr)
     if report is not None:
         print(f"report → {report}", file=sys.stderr)
     for text in subject.notes:
         note(text)
+
+
+def _check_file(output: str) -> None:
+    """FXQ118 before any work: a model goes into a file, not to stdout."""
+    if output == STDOUT:
+        raise UsageError("FXQ118", "a model is not written to stdout", hint="-o m.fxq.safetensors")
+    check_output(output, ("safetensors",))
 
 
 def _facts(compiled: CompiledModel, sizes: Sizes, report: str | None, notes: list[str]) -> dict[str, object]:

@@ -37,6 +37,10 @@ def load(reference: Reference, *, seed: int) -> Loaded:
     """Read the snapshot, or run the factory with torch's RNG at `seed`. FXQ117, FXQ620."""
     if reference.is_snapshot:
         return Loaded(_snapshot_file(reference.place))
+    if reference.is_artifact:
+        import fxquant
+
+        return Loaded(fxquant.load(reference.place))
     with seeded(seed):
         found = value_of(reference, is_value=_is_answer)
     source, inputs = found if _is_pair(found) else (found, None)
@@ -47,7 +51,7 @@ def load(reference: Reference, *, seed: int) -> Loaded:
 
 def load_data(reference: Reference, *, seed: int) -> Any:
     """The calibration data that a reference names: the thing itself, or what the named function gives. FXQ117."""
-    if reference.is_snapshot:
+    if reference.is_snapshot or reference.is_artifact:
         raise UsageError("FXQ117", f"'{reference}' is no data", hint="--data is file.py:name or package.module:name")
     with seeded(seed):
         found = value_of(reference, is_value=_is_data)

@@ -1,4 +1,4 @@
-"""What MODEL means on the command line: `package.module:factory`, `path/file.py:factory`, or a snapshot's JSON file.
+"""What MODEL means on the command line: `package.module:factory`, `path/file.py:factory`, a saved model, a snapshot.
 
 Reading a reference runs nothing and opens nothing; `users_code.py` does.
 """
@@ -12,20 +12,24 @@ from pathlib import PurePosixPath, PureWindowsPath
 from fxquant.errors import UsageError, did_you_mean
 
 STAGES = ("traced", "planned", "prepared", "calibrated", "converted", "lowered")  # a test compares it with Stage
-FORMS = "MODEL is package.module:factory, path/file.py:factory, or a snapshot file from `fxquant graph ... -o x.json`"
+FORMS = (
+    "MODEL is package.module:factory, path/file.py:factory, a saved model (x.safetensors), "
+    "or a snapshot file from `fxquant graph ... -o x.json`"
+)
 
 _FACTORY = re.compile(r"(?P<factory>[^\W\d]\w*(?:\.[^\W\d]\w*)*)(?:@(?P<stage>[^@/\\]*))?")
 _MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _DRIVE = re.compile(r"[A-Za-z]")  # of a Windows path
 _PICKLES = {".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib", ".dill"}
 _ARTIFACTS = {".safetensors"}
+_FILES = {".py", ".json", *_ARTIFACTS}
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
     """Where a model, its data or a snapshot is. `factory` is '' for a snapshot, `stage` where none was named."""
 
-    place: str  # 'package.module', 'path/file.py' or 'path/snapshot.json'
+    place: str  # 'package.module', 'path/file.py', 'path/model.safetensors' or 'path/snapshot.json'
     factory: str = ""
     stage: str = ""
 
@@ -33,6 +37,11 @@ class Reference:
     def is_snapshot(self) -> bool:
         """A file that `fxquant graph -o x.json` wrote."""
         return _suffix(self.place) == ".json"
+
+    @property
+    def is_artifact(self) -> bool:
+        """A file that compiled.save() wrote."""
+        return _suffix(self.place) in _ARTIFACTS
 
     @property
     def is_file(self) -> bool:
@@ -55,7 +64,9 @@ def parse(text: str) -> Reference:
     if reference.is_snapshot and (factory or stage):
         what = "no factory" if factory else "one stage only"
         raise UsageError("FXQ117", f"{text!r}: a snapshot file has {what}", hint=f"give {place!r} alone")
-    if not (reference.is_snapshot or reference.is_file or _MODULE.fullmatch(place)):
+    if reference.is_artifact and factory:
+        raise UsageError("FXQ117", f"{text!r}: a saved model has no factory", hint=f"give {place!r} alone")
+    if not (reference.is_snapshot or reference.is_artifact or reference.is_file or _MODULE.fullmatch(place)):
         raise UsageError("FXQ117", f"{_cut(text)!r} names no model", hint=FORMS)
     return reference
 
@@ -64,29 +75,23 @@ def _parts(text: str) -> tuple[str, str, str]:
     """(place, factory, stage). The last colon parts them, unless it is the one after a drive's letter."""
     head, colon, tail = text.rpartition(":")
     found = _FACTORY.fullmatch(tail)
-    is_drive = _DRIVE.fullmatch(head) is not None and _suffix(tail.partition("@")[0]) in (".py", ".json")
+    is_drive = _DRIVE.fullmatch(head) is not None and _suffix(tail.partition("@")[0]) in _FILES
     if colon and head and found is not None and not is_drive:
         return head, found["factory"], (found["stage"] or "").lower()
     place, at, stage = text.rpartition("@")
-    if at and _suffix(place) in (".py", ".json"):
+    if at and _suffix(place) in _FILES:
         return place, "", stage.lower()
     return text, "", ""
 
 
 def _check_suffix(place: str, text: str) -> None:
-    """FXQ117 for files that are never read, or cannot be read yet."""
+    """FXQ117 for files that are never read."""
     suffix = _suffix(place)
     if suffix in _PICKLES and not _is_dotted(place, text):
         raise UsageError(
             "FXQ117",
             f"{_cut(text)!r} is a pickle by its name, and loading a pickle runs the code in it",
             hint="give the factory that builds the model and loads its weights: path/file.py:factory",
-        )
-    if suffix in _ARTIFACTS:
-        raise UsageError(
-            "FXQ117",
-            f"{_cut(text)!r}: saved files cannot be read yet",
-            hint="give the factory that builds the model: path/file.py:factory or package.module:factory",
         )
 
 

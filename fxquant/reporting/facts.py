@@ -48,7 +48,7 @@ class Facts:
 
 def facts_of(compiled: CompiledModel, lines: Sequence[Line]) -> Facts:
     """Computed from the ledger, the traced graph's shapes and the history."""
-    traced = compiled.snapshot(Stage.TRACED)
+    traced = compiled.snapshot(compiled.first_stage)
     counted, known, whole = Counter(line.kind for line in lines), costs(traced), total(traced)
     on_codes = {row.site for row in compiled.ledger.layers if kind_of(row.effective) in (Kind.INT8, Kind.MIXED)}
     inputs = [str(value) for node in traced if node.op == "placeholder" for value in node.values]

@@ -24,7 +24,6 @@ from fxquant.graphs.analysis import analyse
 from fxquant.graphs.islands import outlines
 from fxquant.graphs.remedies import reasons_of
 from fxquant.measuring import measure
-from fxquant.program import Stage
 from fxquant.reporting import charts
 from fxquant.reporting.facts import facts_of, rows_of_data, tiles, verdict
 from fxquant.reporting.figures import Draw, Figure, figure_of
@@ -99,7 +98,7 @@ def _measured(compiled: CompiledModel, **options: Any) -> tuple[Measurements | N
 
 def _about_layers(compiled: CompiledModel, measured: Measurements | None, why: str) -> dict[str, Any]:
     """Summary, ledger, measurements, notices and the pages of the codes that they name."""
-    lines = lines_of(compiled.ledger, compiled.snapshot(Stage.TRACED))
+    lines = lines_of(compiled.ledger, compiled.snapshot(compiled.first_stage))
     facts, layers = facts_of(compiled, lines), () if measured is None else measured.layers
     cards = cards_of(layers)
     notices = compiled.ledger.notices
@@ -136,9 +135,9 @@ def _about_graphs(compiled: CompiledModel, measured: Measurements | None, draw: 
     """Diffs, pictures and the analysis of the last stage."""
     snapshots = {stage.name.lower(): compiled.snapshot(stage) for stage in stages_of(compiled)}
     diffs = diffs_of(snapshots)
-    last = next(reversed(snapshots))
-    found = analyse(snapshots[last], reasons_of(compiled.ledger), like=snapshots["traced"])
-    chosen = next((pair for pair in diffs if (pair.before, pair.after) == ("traced", last)), None)
+    first, last = next(iter(snapshots)), next(reversed(snapshots))
+    found = analyse(snapshots[last], reasons_of(compiled.ledger), like=snapshots[first])
+    chosen = next((pair for pair in diffs if (pair.before, pair.after) == (first, last)), None)
     return {
         "stages": list(snapshots),
         "diffs": diffs,

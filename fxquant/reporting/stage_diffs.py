@@ -56,7 +56,7 @@ class StageDiff:
 
 def stages_of(compiled: CompiledModel) -> tuple[Stage, ...]:
     """Stages whose graph the history has, in order."""
-    reached = {Stage.TRACED, *(record.stage for record in compiled.history)}
+    reached = {compiled.first_stage, *(record.stage for record in compiled.history)}
     return tuple(stage for stage in Stage if stage in reached)
 
 

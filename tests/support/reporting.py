@@ -127,6 +127,7 @@ def called(text: str) -> Any:
     ledger.notice("FXQ507", text, module=text, hint=text)
     return SimpleNamespace(
         stage=Stage.PREPARED,
+        first_stage=Stage.TRACED,
         target="x86",
         ledger=ledger,
         program=SimpleNamespace(model_name=text),

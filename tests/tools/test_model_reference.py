@@ -100,8 +100,10 @@ def test_a_pickle_is_refused_and_says_why(name):
     assert "loading a pickle runs the code in it" in refusal(lambda: parse(name)).message
 
 
-def test_a_saved_file_is_refused_for_now():
-    assert "cannot be read yet" in refusal(lambda: parse("model.fxq.safetensors")).message
+def test_a_saved_model_is_a_place_with_no_factory():
+    found = parse("folder/model.fxq.safetensors@converted")
+    assert found.is_artifact and (found.place, found.stage) == ("folder/model.fxq.safetensors", "converted")
+    assert "has no factory" in refusal(lambda: parse("model.fxq.safetensors:make")).message
 
 
 @pytest.mark.parametrize("text", ["", ":", ":make", "@traced", "a b:make", "net.onnx/x", "file.py:", "1:2", "-"])
@@ -342,7 +344,7 @@ TEXTS = {
     "FXQ117-nothing": lambda net: load(parse(f"{net}:gives_none"), seed=0),
     "FXQ117-factory": lambda net: load(parse(net), seed=0),
     "FXQ117-pickle": lambda net: parse("net.pt"),
-    "FXQ117-saved": lambda net: parse("net.fxq.safetensors"),
+    "FXQ117-saved": lambda net: parse("net.fxq.safetensors:make"),
     "FXQ118": lambda net: check_output("picture.gif", ("svg", "png", "pdf")),
     "FXQ118-folder": lambda net: check_output("no/such/x.svg", ("svg",)),
 }

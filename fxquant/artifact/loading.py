@@ -1,0 +1,129 @@
+"""fxquant.load(path): the saved model again, lowered for an engine of this machine. Nothing of the file is executed."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from fxquant import targets
+from fxquant.artifact.building import build, root_of
+from fxquant.artifact.inspecting import Artifact, inspect
+from fxquant.artifact.text import advised
+from fxquant.errors import ContractError, FxQuantError, FxQuantWarning, MissingLeafError, UnsafeError, did_you_mean
+from fxquant.model import CompiledModel
+from fxquant.pipeline import PassRecord, Pipeline, snapshot_at
+from fxquant.program import Program, Stage
+from fxquant.registry import make
+from fxquant.sandbox import one_compilation
+from fxquant.source import Source
+from fxquant.torch_ao import engine
+
+Leaf = nn.Module | Callable[..., Any]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    leaves: Mapping[str, Leaf] | None = None,
+    types: Iterable[type] = (),
+    target: str | None = None,
+) -> CompiledModel:
+    """A compiled model that `compiled.save(path)` wrote: the same numbers, bit for bit, on the same engine.
+
+    Args:
+        path: the file. It may come from anyone: nothing in it is executed, and every byte of it is checked.
+        leaves: modules and functions of your own that the compiled model calls, by the name that the error FXQ609
+            says. A module is copied, and its copy gets the numbers of the file.
+        types: your own classes among the model's arguments and outputs (dataclasses, named tuples).
+        target: another engine than the one it was compiled for; 'auto' for what suits this CPU.
+
+    Raises:
+        ArtifactError: FXQ601 to FXQ609, by what is wrong with the file.
+        BackendError: FXQ502 when the engine is not here.
+    """
+    artifact = inspect(path, {kind.__name__: kind for kind in types})
+    given = dict(leaves or {})
+    _check_leaves(artifact, given)
+    chosen = targets.resolve(artifact.target if target is None else target).engine
+    _warn_of_saturation(artifact, chosen)
+    with one_compilation(), engine(chosen), advised():
+        return _compiled(artifact, given, chosen)
+
+
+def _compiled(artifact: Artifact, leaves: Mapping[str, Leaf], target: str) -> CompiledModel:
+    program = replace(_program(artifact, leaves), target=target)
+    pipeline = Pipeline((make("lower-native"),) if artifact.stage is Stage.LOWERED else ())
+    try:
+        program, history = pipeline.run(program, artifact.ledger)
+    except FxQuantError:
+        raise
+    except Exception as error:  # a kernel's refusal of what passed every check: the file is at fault, not the caller
+        raise UnsafeError("FXQ605", f"the graph cannot be lowered: {error}"[:400]) from error
+    if not history:
+        now = snapshot_at(program)
+        history = (PassRecord("load", program.stage, now, now, 0.0),)
+    source = Source(lambda: None, (), None, ())
+    return CompiledModel(
+        program, artifact.ledger, history, _refuse, source, guard_inputs=artifact.guards_inputs, born=Stage.CONVERTED
+    )
+
+
+def _program(artifact: Artifact, leaves: Mapping[str, Leaf]) -> Program:
+    state = artifact.state
+    root = root_of(artifact.layers, leaves, state.tensors, state.parameters)
+    return Program(
+        build(artifact.specs, root, leaves, artifact.marks, artifact.model_name),
+        Stage.CONVERTED,
+        artifact.signature,
+        example_leaves=artifact.probe,
+        values=artifact.values,
+        plan=artifact.plan,
+        target=artifact.target,
+        model_name=artifact.model_name,
+        policy=artifact.policy,
+        findings=artifact.findings,
+    )
+
+
+def _refuse(*_: Any) -> Any:
+    raise ContractError("FXQ401", "a loaded model is finished", hint="convert() is for models that calibrate")
+
+
+def _check_leaves(artifact: Artifact, given: Mapping[str, Leaf]) -> None:
+    """Exactly what the file asks for, modules where it had modules."""
+    for name, kind in artifact.leaves.items():
+        if name not in given:
+            near = "" if not given else f"; handed in: {', '.join(given)}"
+            what = "function" if kind == "function" else f"module of class {kind[:60]}"
+            raise MissingLeafError(
+                "FXQ609",
+                f"the model calls '{name[:80]}', a {what} of its maker's own{near}",
+                hint=f"fxquant.load(path, leaves={{'{name[:80]}': ...}})",
+                module=name,
+            )
+        if isinstance(given[name], nn.Module) is (kind == "function") or not callable(given[name]):
+            told = (
+                f"'{name[:80]}' was a {kind[:60]} when the model was saved, and is a {type(given[name]).__name__} now"
+            )
+            raise MissingLeafError("FXQ609", told, hint="hand in what the saved model called", module=name)
+    for name in given:
+        if name not in artifact.leaves:
+            told = f"the model calls nothing of yours that is called '{name}'"
+            raise MissingLeafError("FXQ609", told, hint=did_you_mean(name, artifact.leaves))
+
+
+def _warn_of_saturation(artifact: Artifact, target: str) -> None:
+    """Full-range sums that fit where the model was compiled may saturate here."""
+    cpu = targets.isa()
+    if targets.has_saturation_risk(target, cpu) and artifact.has_vnni and artifact.probe is None:
+        warnings.warn(
+            f"FXQ506 the model was compiled on a CPU with VNNI, this one has none: sums on '{target}' may saturate, "
+            "and the file has no probe to check them with (save(path, probe=True))",
+            FxQuantWarning,
+            stacklevel=3,
+        )
