@@ -11,11 +11,7 @@ from support.fault_table import FaultRow, codes_told, fault_rows, functions_of, 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PAGE = ROOT / "docs" / "faults.md"
-ARTIFACT_ROWS = HERE / "test_artifact_rows.py"
 
-# Rows 71 to 76 are about saved models, which are being written. Empty this set when tests/faults/test_artifact_rows.py is
-# there: test_no_row_is_pending_once_its_tests_are_there fails until then.
-PENDING: frozenset[str] = frozenset({"71", "72", "73", "74", "75", "76"})
 # Row 62 needs an evaluate() that sees the calibration data and the test set both.
 WITHOUT_TEST = {"62"}
 NUMBERS = [*(str(number) for number in range(1, 79)), "7a", "7b"]
@@ -30,13 +26,8 @@ def rows() -> list[FaultRow]:
 
 
 def linked() -> list[tuple[FaultRow, str, Path]]:
-    """(row, test, file) of each link that is not pending."""
-    return [
-        (row, test, (PAGE.parent / link).resolve())
-        for row in rows()
-        for test, link in row.links
-        if row.number not in PENDING
-    ]
+    """(row, test, file) of each link."""
+    return [(row, test, (PAGE.parent / link).resolve()) for row in rows() for test, link in row.links]
 
 
 def row_tests() -> list[str]:
@@ -78,11 +69,11 @@ def test_every_code_has_a_page():
     from importlib.resources import files
 
     pages = {page.name.removesuffix(".md") for page in (files("fxquant") / "codes").iterdir()}
-    told = {code: row.number for row in rows() if row.number not in PENDING for code in row.codes}
+    told = {code: row.number for row in rows() for code in row.codes}
     assert told and told.keys() <= pages, told.keys() - pages
 
 
-@pytest.mark.parametrize("number", [number for number in NUMBERS if number not in PENDING])
+@pytest.mark.parametrize("number", NUMBERS)
 def test_every_code_of_a_row_is_in_one_of_its_tests(number):
     [row] = [row for row in rows() if row.number == number]
     told = {code for test, link in row.links for code in codes_told((PAGE.parent / link).resolve(), test, number)}
@@ -92,20 +83,8 @@ def test_every_code_of_a_row_is_in_one_of_its_tests(number):
 def test_every_test_of_a_row_is_in_the_table():
     named = {(number, test) for row in rows() for test, _ in row.links for number in [row.number]}
     assert row_tests()
-    absent = [
-        (n, test) for test in row_tests() for n in numbers_in_name(test) if n not in PENDING and (n, test) not in named
-    ]
+    absent = [(n, test) for test in row_tests() for n in numbers_in_name(test) if (n, test) not in named]
     assert absent == []
-
-
-def test_no_row_is_pending_once_its_tests_are_there():
-    assert not (PENDING and ARTIFACT_ROWS.exists()), "empty PENDING: the tests of rows 71 to 76 are there"
-    for row in rows():
-        if row.number in PENDING:
-            assert all(
-                numbers_in_name(test) == (row.number,) and link.endswith("test_artifact_rows.py")
-                for test, link in row.links
-            )
 
 
 SOURCE = """
