@@ -61,6 +61,10 @@ class UsageError(FxQuantError):
     exit_status = 2
 
 
+class MissingExtraError(UsageError, ImportError):
+    """A part of fxquant whose optional dependency is not installed."""
+
+
 class RecipeError(UsageError):
     """A recipe, regex or pipeline text that does not parse."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fxquant import qdq
 
@@ -153,6 +154,9 @@ def _cell(
 
 def _seen(x: Tensor, is_dynamic: bool, is_reduced: bool) -> Tensor:
     """What a dynamic kernel makes of its input: quantized to 8 bits of the input's own range, and back."""
+    if has_torch_function_unary(x):  # what stands for a tensor has an answer of its own
+        answer: Tensor = handle_torch_function(_seen, (x,), x, is_dynamic, is_reduced)
+        return answer
     if not is_dynamic:
         return x
     scale, zero_point = qdq.choose_qparams(x, is_reduced)

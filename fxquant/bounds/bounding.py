@@ -1,0 +1,166 @@
+"""error_bound(): how far a compiled model may be from its float model, derived from its scales.
+
+    |q - f| <= |q - v| + |v - f|
+
+q is what an engine gives, f what the float model gives. v, the centre, is the canonical graph without the rounding of
+its activations: quantized weights, folded norms and clipping are in it, so their part |v - f| is computed, not bounded.
+What the roundings may do, |q - v|, is bounded node by node (see `Bounded`). Float ops before the first rounding are the
+same calls on the same numbers in every graph: they are taken as they come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxquant import qdq
+from fxquant.aliasing import restore_buffers, saved_buffers
+from fxquant.bounds.bounded import Bounded, lifted
+from fxquant.bounds.explaining import Explain
+from fxquant.bounds.result import ErrorBound, LayerBound, LeafBound, Unbounded, Unexplained, difference
+from fxquant.bounds.rounding import nothing_rounded
+from fxquant.bounds.walk import Walk
+from fxquant.errors import UnmeasurableError
+from fxquant.origin import origins
+from fxquant.program import Stage
+from fxquant.structure import flatten_with_paths
+from fxquant.torch_ao import quiet
+
+if TYPE_CHECKING:
+    from fxquant.model import CompiledModel
+
+
+def error_bound(
+    compiled: CompiledModel,
+    inputs: tuple[Any, ...] | Mapping[str, Any] | Tensor,
+    *,
+    model: nn.Module | None = None,
+) -> ErrorBound:
+    """A sound bound on |compiled(inputs) - float(inputs)| for each output element, on every engine, and an estimate.
+
+    Args:
+        compiled: CONVERTED or LOWERED.
+        inputs: one call's arguments: a tensor, a tuple, a mapping of keywords, or `(args, kwargs)`.
+        model: the float model, where the one that was compiled is gone.
+
+    Raises:
+        UnmeasurableError: FXQ313 when the float model is gone or changed, or while the model is still calibrating.
+    """
+    if compiled.stage < Stage.CONVERTED:
+        raise UnmeasurableError("FXQ313", f"the model is {compiled.stage.name}", hint="call convert() first")
+    leaves = _leaves(compiled, inputs)
+    floating, canonical = compiled.trace_float(model).graph_module, compiled.canonical
+    sites = _computed_sites(canonical)
+    reference, walk = Reference(floating, frozenset(sites.values())), Walk(canonical)
+    expected, found = (_run(interpreter, leaves) for interpreter in (reference, walk))
+    explain = Explain(canonical, sites, reference.values)
+    with nothing_rounded():
+        _run(explain, leaves)
+    at_sites = {
+        site: _leaf("", walk.found[node], reference.values[site])
+        for node, site in sites.items()
+        if node in walk.found and _is_alike(walk.found[node], reference.values.get(site))
+    }
+    paths = _paths(compiled)
+    return ErrorBound(
+        leaves=tuple(_leaf(*three) for three in zip(paths, found, expected, strict=True)),
+        layers=_layers(compiled, at_sites, _own(sites, explain)),
+        unbounded=tuple(Unbounded(site, reason) for site, reason in walk.unbounded.items()),
+        unexplained=tuple(Unexplained(site, explain.shift[site], excess) for site, excess in explain.excess.items()),
+        _signature=compiled.program.signature,
+        _sites={site: leaf.bound for site, leaf in at_sites.items()},
+    )
+
+
+def _leaves(compiled: CompiledModel, inputs: Any) -> tuple[Tensor, ...]:
+    signature = compiled.program.signature
+    match inputs:
+        case Tensor():
+            return signature.leaves((inputs,), {})
+        case Mapping():
+            return signature.leaves((), inputs)
+        case (tuple() as args, Mapping() as kwargs):
+            return signature.leaves(args, kwargs)
+        case _:
+            return signature.leaves(tuple(inputs), {})
+
+
+class Reference(fx.Interpreter):
+    """Keeps the float model's value at each wanted site."""
+
+    def __init__(self, graph_module: fx.GraphModule, wanted: frozenset[str]) -> None:
+        super().__init__(graph_module)
+        self.wanted, self.values = wanted, dict[str, Tensor]()
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        for site in origins(node):
+            if site in self.wanted and isinstance(value, Tensor):
+                self.values[site] = value.clone()  # the graph may write into it later
+        return value
+
+
+_COMPUTES = ("call_module", "call_function", "call_method")
+
+
+def _computed_sites(graph_module: fx.GraphModule) -> dict[fx.Node, str]:
+    """Node → the site whose value it gives: the last of its origins, where no later node has that one too."""
+    last = {origins(node)[-1]: node for node in graph_module.graph.nodes if origins(node) and node.op in _COMPUTES}
+    return {node: site for site, node in last.items()}
+
+
+def _run(interpreter: fx.Interpreter, leaves: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """One run that leaves the buffers of the model (a cache, a counter) as they were."""
+    buffers = saved_buffers(interpreter.module)  # type: ignore[arg-type]
+    with quiet(), torch.no_grad():
+        try:
+            result: tuple[Any, ...] = interpreter.run(*(leaf.clone() for leaf in leaves))
+        finally:
+            restore_buffers(interpreter.module, buffers)  # type: ignore[arg-type]
+    return result
+
+
+def _is_alike(found: Bounded, expected: Tensor | None) -> bool:
+    return expected is not None and found.value.shape == expected.shape
+
+
+def _leaf(path: str, found: Any, expected: Any) -> LeafBound:
+    bounded = lifted(found)
+    shift = difference(bounded.value, expected)
+    return LeafBound(path, bounded.error + shift, (bounded.variance + shift.square()).sqrt())
+
+
+def _paths(compiled: CompiledModel) -> tuple[str, ...]:
+    """Where the graph's outputs stand in the model's own, each at its first place."""
+    signature = compiled.program.signature
+    assert signature.output_structure is not None
+    marks = list(range(signature.output_structure.size))
+    paths = flatten_with_paths(signature.output_structure.unflatten(marks))[1]
+    count = 1 + max((item for item in signature.outputs if isinstance(item, int)), default=-1)
+    return tuple(paths[signature.outputs.index(index)] for index in range(count))
+
+
+def _own(sites: Mapping[fx.Node, str], explain: Explain) -> dict[str, float]:
+    """What each site adds by itself: the shift of its weights, and half a step where its result is rounded."""
+    return {site: explain.shift.get(site, 0.0) + _half_step(node) for node, site in sites.items()}
+
+
+def _half_step(node: fx.Node) -> float:
+    scales = [user.args[1] for user in node.users if user.target is qdq.quantize_per_tensor]
+    return max((scale for scale in scales if isinstance(scale, float)), default=0.0) / 2
+
+
+def _layers(
+    compiled: CompiledModel, at_sites: Mapping[str, LeafBound], own: Mapping[str, float]
+) -> tuple[LayerBound, ...]:
+    rows = [row for row in compiled.ledger.layers if row.site in at_sites]
+    found = []
+    for row in rows:
+        bound = at_sites[row.site].bound
+        largest, mean = (float(bound.max()), float(bound.mean())) if bound.numel() else (0.0, 0.0)
+        alone = own[row.site]
+        found.append(LayerBound(row.site, row.module, row.op, largest, mean, alone, max(0.0, largest - alone)))
+    return tuple(found)

@@ -1,0 +1,83 @@
+"""Does the canonical graph compute what the float model does? Each site by itself, fed the float model's own values.
+
+    |ĝ(f_in) - f_out| <= what half a step on each weight can do (and float32 arithmetic)
+
+A bound that is computed from the quantized graph holds for a wrong graph too. This does not: a swapped axis, a lost
+edge or a write that went missing shows as a difference that no rounding of weights explains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxquant import aliasing, qdq
+from fxquant.bounds.bounded import Bounded, exact, lifted
+from fxquant.bounds.result import difference
+from fxquant.bounds.rounding import HALF
+from fxquant.bounds.walk import Walk
+
+# Beyond the sums' own slack: norms folded into weights, and the float model's kernels.
+_ARITHMETIC = 2.0**-16
+
+
+class Explain(Walk):
+    """Runs the canonical graph with nothing rounded; each site goes on with the float model's value.
+
+    `shift` has the largest difference of each site, `excess` by how much the largest exceeds what is allowed.
+    """
+
+    def __init__(
+        self, graph_module: fx.GraphModule, sites: Mapping[fx.Node, str], reference: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__(graph_module)
+        self.sites, self.reference = sites, reference
+        writes = [node for node in graph_module.graph.nodes if node.target is aliasing.rewritten]
+        self.kept = {source for node in writes for source in node.all_input_nodes}  # whose memory counts
+        self.shift: dict[str, float] = {}
+        self.excess: dict[str, float] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        if node.op == "call_function" and node.target in qdq.DEQUANTIZE and isinstance(value, Tensor):
+            return self._weight(node, value)
+        if node.op == "call_method" and node.target == "to" and isinstance(value, Tensor):
+            return _half(value, self._get(node.args[0]))
+        expected = self.reference.get(self.sites.get(node, ""))
+        if not isinstance(value, (Tensor, Bounded)) or expected is None or value.shape != expected.shape:
+            return value
+        if not expected.is_floating_point() or (isinstance(value, Tensor) and not value.is_floating_point()):
+            return value
+        self._compare(self.sites[node], lifted(value), expected)
+        return value if node in self.kept else exact(expected)
+
+    def _weight(self, node: fx.Node, value: Tensor) -> Bounded:
+        scale = torch.as_tensor(self._get(node.args[1]), dtype=torch.float64)
+        if scale.dim():
+            axis = self._get(node.args[3]) if node.target is qdq.dequantize_per_channel else 0
+            scale = scale.view([-1 if dim == axis else 1 for dim in range(value.dim())])
+        weight = exact(value)
+        return replace(weight, error=HALF * scale.expand(value.shape) + 2.0**-20 * weight.value.abs())
+
+    def _compare(self, site: str, found: Bounded, expected: Tensor) -> None:
+        if not found.numel():
+            return
+        shift = difference(found.value, expected)
+        size = torch.where(expected.isfinite(), expected.abs(), 0.0).max().double()
+        allowed = found.error + _ARITHMETIC * (size + found.error)
+        self.shift[site] = float(torch.nan_to_num(shift, nan=torch.inf).max())
+        over = torch.where(shift <= allowed, 0.0, shift - allowed)
+        if bool((over != 0).any()):
+            self.excess[site] = float(torch.nan_to_num(over, nan=torch.inf).max())
+
+
+def _half(value: Tensor, before: Any) -> Any:
+    """A float16 weight that is widened was half a place off."""
+    if not isinstance(before, Tensor) or before.dtype is not torch.float16:
+        return value
+    weight = exact(value)
+    return replace(weight, error=2.0**-11 * weight.value.abs() + 2.0**-25)

@@ -1,0 +1,55 @@
+"""What quantization tests measured, for the summary at the end of a pytest run. Imports no torch, no hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fxquant.testing.tolerance import Tolerance
+
+_ALL: list[Statistics] = []
+
+
+@dataclass
+class Statistics:
+    """Of one test: how many inputs held, and how near the worst of them came to its limits."""
+
+    name: str
+    held: int = 0
+    largest_share: float | None = None  # of the derived bound
+    least_sqnr_db: float = field(default=float("inf"))
+    largest_drop: float | None = None
+
+    @classmethod
+    def of(cls, body: Callable[..., Any]) -> Statistics:
+        """The statistics of a new test."""
+        made = cls(getattr(body, "__name__", "test"))
+        _ALL.append(made)
+        return made
+
+    def add(self, found: Tolerance) -> None:
+        """One input that held."""
+        self.held += 1
+        self.least_sqnr_db = min(self.least_sqnr_db, found.sqnr_db)
+        self.largest_share = _larger(self.largest_share, found.share_of_bound)
+        self.largest_drop = _larger(self.largest_drop, found.metric_drop)
+
+    def __str__(self) -> str:
+        told = [f"{self.name}: {self.held:,} inputs held, SQNR at least {self.least_sqnr_db:.1f} dB"]
+        if self.largest_share is not None:
+            told.append(f"error at most {self.largest_share:.1%} of its bound")
+        if self.largest_drop is not None:
+            told.append(f"metric down by at most {self.largest_drop:.4g}")
+        return ", ".join(told)
+
+
+def _larger(left: float | None, right: float | None) -> float | None:
+    known = [value for value in (left, right) if value is not None]
+    return max(known, default=None)
+
+
+def summary() -> tuple[str, ...]:
+    """One line for each test that ran, in the order of their definition."""
+    return tuple(str(found) for found in _ALL if found.held)
