@@ -62,6 +62,13 @@ def code_of_fx(event: str, arguments: tuple[Any, ...]) -> bool:
     return False
 
 
+def signature_of_builtin(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Allow `inspect.signature` of an operator written in C: it parses the interpreter's own text, and runs nothing."""
+    return (
+        event == "compile" and str(arguments[1]) == "<unknown>" and bytes(arguments[0] or b"").startswith(b"def foo(")
+    )
+
+
 def guarded(call: Callable[[], T], *, allow: Allowance = nothing, limits: Limits = Limits()) -> T:
     """What `call()` gives or raises. GuardError where it did something forbidden, or went over the limits."""
     before = _resident_bytes()
