@@ -1,4 +1,4 @@
-"""Strategies for pipelines: the default one, passes left out, repeated or moved; and whether the order is legal."""
+"""Strategies for pipelines: the default one, passes left out, repeated or moved, cut short; and whether the order is legal."""
 
 from __future__ import annotations
 
@@ -38,10 +38,13 @@ def pipelines(draw: st.DrawFn, *, start: Stage = Stage.TRACED) -> DrawnPipeline:
         start: the stage of the program that it is judged for.
     """
     steps = list(default_pipeline())
-    for edit in draw(st.lists(st.sampled_from(("leave out", "repeat", "move")), max_size=_MOST_EDITS)):
+    for edit in draw(st.lists(st.sampled_from(("leave out", "repeat", "move", "cut")), max_size=_MOST_EDITS)):
         if not steps:
             break
         at = draw(st.integers(0, len(steps) - 1))
+        if edit == "cut":
+            del steps[at:]
+            continue
         step = steps[at] if edit == "repeat" else steps.pop(at)
         if edit != "leave out":
             steps.insert(draw(st.integers(0, len(steps))), step)

@@ -184,7 +184,8 @@ def call_of(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
 
 def _number(metric: Metric, output: Any) -> float:
     """The metric of an output. FXQ121 for what is no finite number; what the metric raises is the user's own."""
-    found = metric(output)
+    with torch.no_grad():
+        found = metric(output)
     if isinstance(found, Tensor) and found.numel() == 1:
         found = found.item()
     if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
