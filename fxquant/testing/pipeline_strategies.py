@@ -1,4 +1,4 @@
-"""Strategies for pipelines: the default one with passes left out, repeated, moved or cut off, and whether it is legal."""
+"""Strategies for pipelines: the default with passes left out, repeated, moved or cut off, and whether it is legal."""
 
 from __future__ import annotations
 
