@@ -74,6 +74,7 @@ def assert_within_tolerance(
         UsageError: FXQ121 for a metric that gives no finite number.
         UnmeasurableError: FXQ313 while the model is still calibrating.
     """
+    __tracebackhide__ = True  # pytest shows the line of the test, not this one
     session = _Session(compiled, float_model, inputs)
     limits = session.check_bound(is_alone=min_sqnr_db is None and metric is None) if bound else None
     if min_sqnr_db is not None:
@@ -98,6 +99,7 @@ class _Session:
     # The three checks -----------------------------------------------------------------------------------------------
 
     def check_bound(self, *, is_alone: bool) -> ErrorBound:
+        __tracebackhide__ = True
         limits = error_bound(self.compiled, (self.args, self.kwargs), model=self.model)
         for site in limits.unexplained:
             row = self.compiled.ledger[site.site]
@@ -116,12 +118,14 @@ class _Session:
         return limits
 
     def check_sqnr(self, least: float) -> None:
+        __tracebackhide__ = True
         found = self.sqnr_db(self.actual)
         if not found >= least:
             culprit = self.trial().bisected(lambda output: self.sqnr_db(output) >= least)
             self.fail("sqnr", f"the output's SQNR is {found:.1f} dB, at least {least:g} dB is asked", culprit)
 
     def check_metric(self, metric: Metric, max_drop: float) -> float:
+        __tracebackhide__ = True
         before, after = (_number(metric, output) for output in (self.expected, self.actual))
         if not before - after <= max_drop:
             culprit = self.trial().bisected(lambda output: before - _number(metric, output) <= max_drop)
@@ -154,7 +158,7 @@ class _Session:
         return Tolerance(largest, share, self.sqnr_db(self.actual), drop)
 
     def fail(self, check: str, message: str, culprit: Culprit | None) -> None:
-        __tracebackhide__ = True  # pytest shows the line of the test, not this one
+        __tracebackhide__ = True
         where = (
             "giving every layer the float model's values does not mend it: what is lost is lost at the output"
             if culprit is None
