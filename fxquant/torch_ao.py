@@ -103,7 +103,7 @@ class _ToldMapping(QConfigMapping):
 
 def make_mapping(levels: MappingLevels, told: str) -> Any:
     """The QConfigMapping of these levels (all but the last); `told` is its repr."""
-    mapping = _ToldMapping()
+    mapping: Any = _ToldMapping()
     mapping.told = told
     mapping.set_global(levels.everything)
     for kind, qconfig in levels.object_type:

@@ -110,9 +110,9 @@ class _Session:
         if violation is not None:
             self.fail("bound", str(violation), self.trial().beyond(limits))
         if is_alone and not limits.is_finite:
-            site = limits.unbounded[0] if limits.unbounded else None
-            why = "" if site is None else f": {site.reason}"
-            row = None if site is None else self.compiled.ledger[site.site]
+            first = limits.unbounded[0] if limits.unbounded else None
+            why = "" if first is None else f": {first.reason}"
+            row = None if first is None else self.compiled.ledger[first.site]
             told = "an output has no derived bound; ask for min_sqnr_db= or metric= beside it"
             self.fail("bound", told, None if row is None else Culprit(row, f"nothing is promised after it{why}"))
         return limits
