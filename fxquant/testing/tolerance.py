@@ -112,9 +112,13 @@ class _Session:
         if is_alone and not limits.is_finite:
             first = limits.unbounded[0] if limits.unbounded else None
             why = "" if first is None else f": {first.reason}"
-            row = None if first is None else self.compiled.ledger[first.site]
+            culprit = (
+                None
+                if first is None
+                else Culprit(self.compiled.ledger[first.site], f"nothing is promised after it{why}")
+            )
             told = "an output has no derived bound; ask for min_sqnr_db= or metric= beside it"
-            self.fail("bound", told, None if row is None else Culprit(row, f"nothing is promised after it{why}"))
+            self.fail("bound", told, culprit)
         return limits
 
     def check_sqnr(self, least: float) -> None:
