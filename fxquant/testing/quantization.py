@@ -56,7 +56,7 @@ def quantization_test(
     """
     if not bound and min_sqnr_db is None and metric is None:
         raise UsageError("FXQ122", "nothing is tested: no bound, no min_sqnr_db, no metric", hint="leave bound at True")
-    limits = {"bound": bound, "min_sqnr_db": min_sqnr_db, "metric": metric, "max_drop": max_drop}
+    limits: dict[str, Any] = {"bound": bound, "min_sqnr_db": min_sqnr_db, "metric": metric, "max_drop": max_drop}
     subject = _Subject(model, qconfig_mapping, options)
 
     def decorate(body: Body) -> Callable[[], None]:

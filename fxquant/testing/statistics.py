@@ -37,7 +37,8 @@ class Statistics:
         self.largest_drop = _larger(self.largest_drop, found.metric_drop)
 
     def __str__(self) -> str:
-        told = [f"{self.name}: {self.held:,} inputs held, SQNR at least {self.least_sqnr_db:.1f} dB"]
+        inputs = "input" if self.held == 1 else "inputs"
+        told = [f"{self.name}: {self.held:,} {inputs} held, SQNR at least {self.least_sqnr_db:.1f} dB"]
         if self.largest_share is not None:
             told.append(f"error at most {self.largest_share:.1%} of its bound")
         if self.largest_drop is not None:
