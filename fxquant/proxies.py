@@ -27,10 +27,8 @@ ARITHMETIC = frozenset((
 ))  # fmt: skip
 
 
-def is_sizelike(node: object) -> bool:
+def is_sizelike(node: fx.Node) -> bool:
     """Whether a value is a size, a shape, or computed from such: plain Python numbers when the graph runs."""
-    if not isinstance(node, fx.Node):
-        return not isinstance(node, (tuple, list)) or all(is_sizelike(item) for item in node)
     if node.op == "call_method":
         return node.target in _SIZE_METHODS
     if node.op != "call_function":

@@ -19,6 +19,7 @@ dotted name, or `*`.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -30,6 +31,8 @@ from fxquant.regexes import read_regex
 
 SCHEMA = 1
 MOST_BYTES = 1 << 20
+# A dotted key of more than 64 parts: tomllib's time grows with the square of them.
+DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 SCHEMES = (*PRESETS, "float")
 
 T = TypeVar("T")
@@ -103,6 +106,8 @@ def parse(text: str, *, title: str = "the recipe") -> Recipe:
     """Text → Recipe. FXQ101 syntax or regex, FXQ102 a value, FXQ103 an unknown key, FXQ104 a newer schema."""
     if len(text) > MOST_BYTES:
         raise RecipeError("FXQ101", f"{title} has {len(text)} letters, {MOST_BYTES} are allowed")
+    if DEEP_KEY.search(text):
+        raise RecipeError("FXQ101", f"{title} is nested too deeply to be a recipe")
     try:
         data = tomllib.loads(text)
     except RecursionError as error:
@@ -158,11 +163,11 @@ class _Reader:
         if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
             raise RecipeError(
                 "FXQ104",
-                f"{place}: schema {schema} is newer than schema {SCHEMA}, the newest that this fxquant reads",
+                f"{place}: schema {_shown(schema)} is newer than schema {SCHEMA}, the newest that this fxquant reads",
                 hint="upgrade fxquant",
             )
         if schema is None or isinstance(schema, bool) or schema != SCHEMA:
-            raise QConfigError("FXQ102", f"{place}: schema is {schema!r}", hint=f"start with: schema = {SCHEMA}")
+            raise QConfigError("FXQ102", f"{place}: schema is {_shown(schema)}", hint=f"start with: schema = {SCHEMA}")
         self.known(data, ("schema", "ignore", "strict", "rule"), None)
         rules = data.get("rule", [])
         if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
@@ -223,12 +228,13 @@ class _Reader:
             if key not in names:
                 where = f" in {within}" if within else ""
                 hint = did_you_mean(key, names)
-                raise RecipeError("FXQ103", f"{self.place(index, key)}: unknown key {key!r}{where}", hint=hint)
+                raise RecipeError("FXQ103", f"{self.place(index, key)}: unknown key {_shown(key)}{where}", hint=hint)
 
     def wrong(self, index: int | None, key: str, value: Any, wanted: str, *, near: tuple[str, ...] = ()) -> NoReturn:
         hint = did_you_mean(value, near) if near and isinstance(value, str) else ""
-        shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
-        raise QConfigError("FXQ102", f"{self.place(index, key)}: {key} is {shown}, expected {wanted}", hint=hint)
+        raise QConfigError(
+            "FXQ102", f"{self.place(index, key)}: {key} is {_shown(value)}, expected {wanted}", hint=hint
+        )
 
     def place(self, index: int | None, key: str) -> str:
         """Title and line. tomllib keeps no lines, so the key is looked for in its rule's part of the text."""
@@ -243,6 +249,12 @@ class _Reader:
             if _names_key(self.lines[number], key):
                 return f"{self.title}, line {number + 1}"
         return self.title if index is None else f"{self.title}, rule {index + 1} at line {first + 1}"
+
+
+def _shown(value: object) -> str:
+    """A value as a message shows it: in part, where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _names_key(line: str, key: str) -> bool:

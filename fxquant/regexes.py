@@ -1,8 +1,9 @@
 """Regexes on module names that cannot hang: parsed early, with a column on error, and refused where they may explode.
 
-A backtracking matcher takes exponential time when a repeat stands inside a repeat (`(a+)+$`), and about
-C(n + k, k) steps for k open-ended repeats in a row on a name of n letters. The first is refused when the regex is
-read, the second when a name makes it too dear.
+A backtracking matcher takes exponential time when a repeat stands inside a repeat (`(a+)+$`), the product of all
+choices where they stand in a row (`a?a?a?...` is 2 * 2 * 2 ... ways), and about C(n + k, k) steps for k open-ended
+repeats in a row on a name of n letters. The first two are refused when the regex is read, the last when a name makes
+it too dear.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ class NameRegex:
     text: str
     pattern: re.Pattern[str]
     open_repeats: int
+    choices: int = 1  # ways through all that is not open-ended
 
     def matches(self, name: str) -> bool:
         """Does the name start with a match? FXQ101 when finding out may take too long."""
         cut = name[:NAME_LETTERS]
-        if comb(len(cut) + self.open_repeats, self.open_repeats) > MOST_STEPS:
+        if self.choices * comb(len(cut) + self.open_repeats, self.open_repeats) > MOST_STEPS:
             raise RecipeError(
                 "FXQ101",
                 f"regex {self.text!r} has {self.open_repeats} open-ended repeats, too many for the name {cut!r}",
@@ -71,7 +73,14 @@ def read_regex(text: object, owner: str) -> NameRegex:
             f"{owner}: regex {text!r} has a repeat inside a repeat, which may take exponential time",
             hint="say it with one repeat, such as '[a.]+' instead of '(a+.)+'",
         )
-    return NameRegex(text, pattern, sum(_is_open(low, high) for low, high, _ in _repeats(tree)))
+    choices = _ways(tree)
+    if choices > MOST_STEPS:
+        raise RecipeError(
+            "FXQ101",
+            f"{owner}: regex {text!r} has so many choices in a row that a match may take exponential time",
+            hint="use fewer of '?', '|' and '{m,n}', or name the modules",
+        )
+    return NameRegex(text, pattern, sum(_is_open(low, high) for low, high, _ in _repeats(tree)), choices)
 
 
 def _below(tree: Any) -> Iterator[tuple[Any, Any]]:
@@ -106,3 +115,28 @@ def _may_explode(tree: Any) -> bool:
         if high > MANY and is_choice:
             return True
     return False
+
+
+def _ways(tree: Any) -> int:
+    """Paths that a matcher may try through what is not open-ended, at most MOST_STEPS + 1.
+
+    A product along a sequence, a sum over alternatives, a power in a repeat; `_may_explode` has refused large powers.
+    """
+    ways = 1
+    for op, argument in tree:
+        ways = min(ways * _ways_of(op, argument), MOST_STEPS + 1)
+    return ways
+
+
+def _ways_of(op: Any, argument: Any) -> int:
+    if op in _REPEATS:
+        low, high, body = int(argument[0]), int(argument[1]), _ways(argument[2])
+        counts = 1 if _is_open(low, high) else high - low + 1
+        return counts if body == 1 else min(counts * body ** min(high, 2 * MANY), MOST_STEPS + 1)
+    if op is _constants.BRANCH:
+        return sum(_ways(branch) for branch in argument[1])
+    ways = 1
+    for part in argument if isinstance(argument, tuple) else (argument,):
+        if isinstance(part, _parser.SubPattern):
+            ways = min(ways * _ways(part), MOST_STEPS + 1)
+    return ways

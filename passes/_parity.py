@@ -11,6 +11,8 @@ from torch import Tensor, fx
 
 from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.calibration import run_on_few
+from fxquant.errors import ExampleInputError
+from fxquant.origin import site_of, where
 from fxquant.passes._canonical import is_activation_quantize
 from fxquant.passes._native_graph import Lowered
 
@@ -47,8 +49,10 @@ class _Recorder(fx.Interpreter):
     def __init__(self, graph_module: fx.GraphModule, wanted: set[fx.Node]) -> None:
         super().__init__(graph_module)
         self.wanted, self.found = wanted, dict[fx.Node, Any]()
+        self.running: fx.Node | None = None
 
     def run_node(self, node: fx.Node) -> Any:
+        self.running = node
         value = super().run_node(node)
         if node in self.wanted:
             self.found[node] = value
@@ -79,9 +83,16 @@ class _Checker(fx.Interpreter):
             self.steps[canonical] = max(map(_steps, value, expected))
             return expected
         self.steps[canonical] = _steps(value, expected)
-        if not value.is_quantized:
-            return expected
-        return torch._make_per_tensor_quantized_tensor(expected, value.q_scale(), value.q_zero_point())
+        return _like(value, expected) if value.is_quantized else expected
+
+
+def _like(value: Tensor, codes: Tensor) -> Tensor:
+    """`codes` as the engine holds its own: same scale, zero point and order in memory, which kernels go by."""
+    made = torch._make_per_tensor_quantized_tensor(codes, value.q_scale(), value.q_zero_point())
+    order = {4: torch.channels_last, 5: torch.channels_last_3d}.get(value.dim())
+    if order is None or value.is_contiguous() or not value.is_contiguous(memory_format=order):
+        return made
+    return made.contiguous(memory_format=order)
 
 
 def _coded(canonical: fx.Node, expected: Tensor) -> Tensor:
@@ -116,12 +127,29 @@ def mismatches(
 def _compare(canonical: fx.GraphModule, lowered: Lowered, leaves: tuple[Tensor, ...]) -> dict[fx.Node, float]:
     recorder, buffers = _Recorder(canonical, set(lowered.counterpart.values())), saved_buffers(canonical)
     with torch.no_grad():
-        leaves = run_on_few(recorder, leaves)
+        leaves = _recorded(recorder, canonical, leaves)
         restore_buffers(canonical, buffers)  # the lowered graph holds the same ones
         checker = _Checker(lowered, recorder.found)
         checker.run(*leaves)
         restore_buffers(canonical, buffers)
     return checker.steps
+
+
+def _recorded(recorder: _Recorder, canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """FXQ113 where the example does not fit: nothing has run on it before, unless something was calibrated."""
+    try:
+        return run_on_few(recorder, leaves)
+    except Exception as error:
+        node = recorder.running
+        if node is None or any(map(is_activation_quantize, canonical.graph.nodes)):
+            raise  # it went through calibration: the graph is at fault, not the example
+        told = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ExampleInputError(
+            "FXQ113",
+            f"the model fails on the example inputs at '{site_of(node)}': {told}",
+            hint="pass example_inputs or calibration_data that the model can be called with",
+            where=where(node),
+        ) from error
 
 
 def _layers(node: fx.Node, lowered: Lowered) -> tuple[fx.Node, ...]:

@@ -64,7 +64,18 @@ def test_the_python_of_a_document_runs_from_top_to_bottom(document, tmp_path):
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert found.returncode == 0, found.stderr
-    assert [file.name for file in tmp_path.iterdir()] == [script.name], "the code of a document leaves files behind"
+    told = re.findall(r'\.save\("([^"]+)"\)', script.read_text(encoding="utf-8"))
+    left = {file.name for file in tmp_path.iterdir()} - {script.name, *told}
+    assert not left, "the code of a document leaves files behind"
+
+
+def test_the_property_test_of_the_readme_is_one(tmp_path):
+    """As its reader would have it: in a file of tests, run by pytest, whose summary says what was tried."""
+    (tmp_path / "test_mine.py").write_text(as_script(text_of("README.md")), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore", "test_mine.py"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0 and "1 passed" in found.stdout, found.stdout
+    assert re.search(r"test_the_classifier_survives_int8: [\d,]+ inputs held, SQNR at least", found.stdout)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -121,7 +132,17 @@ def first_line(name: str) -> str:
 
 def test_the_readme_has_its_sections_in_order():
     titles = re.findall(r"^## (.*)$", text_of("README.md"), re.MULTILINE)
-    expected = ["Two commands", "Quickstart", "Passes", "The ledger", "See it", "Limits", "Write a pass"]
+    expected = [
+        "Two commands",
+        "Quickstart",
+        "Passes",
+        "The ledger",
+        "See it",
+        "Trust it",
+        "Save and load",
+        "Limits",
+        "Write a pass",
+    ]
     assert [title for title in titles if title in expected] == expected
 
 

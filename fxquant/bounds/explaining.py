@@ -28,7 +28,8 @@ _ARITHMETIC = 2.0**-16
 class Explain(Walk):
     """Runs the canonical graph with nothing rounded; each site goes on with the float model's value.
 
-    `shift` has the largest difference of each site, `excess` by how much the largest exceeds what is allowed.
+    `shift` has the largest difference of each site, `allowed` the most that any element may have, `excess` by how much
+    one exceeds what it may have.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Explain(Walk):
         writes = [node for node in graph_module.graph.nodes if node.target is aliasing.rewritten]
         self.kept = {source for node in writes for source in node.all_input_nodes}  # whose memory counts
         self.shift: dict[str, float] = {}
+        self.allowed: dict[str, float] = {}
         self.excess: dict[str, float] = {}
 
     def run_node(self, node: fx.Node) -> Any:
@@ -70,6 +72,7 @@ class Explain(Walk):
         size = torch.where(expected.isfinite(), expected.abs(), 0.0).max().double()
         allowed = found.error + _ARITHMETIC * (size + found.error)
         self.shift[site] = float(torch.nan_to_num(shift, nan=torch.inf).max())
+        self.allowed[site] = float(allowed.max())
         over = torch.where(shift <= allowed, 0.0, shift - allowed)
         if bool((over != 0).any()):
             self.excess[site] = float(torch.nan_to_num(over, nan=torch.inf).max())

@@ -28,7 +28,7 @@ def dump(snapshot: GraphSnapshot) -> str:
 def parse(text: str) -> GraphSnapshot:
     """The snapshot that `dump` wrote. SchemaError FXQ620 on any other text."""
     try:
-        payload = json.loads(text, object_pairs_hook=_no_duplicates)
+        payload = json.loads(text, object_pairs_hook=no_duplicates)
     except (ValueError, RecursionError) as error:
         raise _malformed(f"it is not JSON: {error}") from error
     if not isinstance(payload, dict) or payload.keys() != {"schema", "title", "nodes"}:
@@ -39,7 +39,7 @@ def parse(text: str) -> GraphSnapshot:
     if len(nodes) > MOST_NODES:
         raise _malformed(f"it has {len(nodes)} nodes, at most {MOST_NODES} are read")
     snapshot = GraphSnapshot(tuple(_node(item, index) for index, item in enumerate(nodes)), _text(payload, "title"))
-    _check_order(snapshot)
+    check_order(snapshot)
     return snapshot
 
 
@@ -48,7 +48,8 @@ def record_from(item: Any) -> NodeRecord:
     return _node(item, 0)
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError where a key stands twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key stands twice in one object")
@@ -104,7 +105,7 @@ def _tensor(value: Any) -> TensorInfo:
     return TensorInfo(_text(value, "dtype"), tuple(shape))
 
 
-def _check_order(snapshot: GraphSnapshot) -> None:
+def check_order(snapshot: GraphSnapshot) -> None:
     """Names are unique, and a node stands after those it reads: no cycle, nothing dangling."""
     seen: set[str] = set()
     for node in snapshot:

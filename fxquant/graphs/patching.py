@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from typing import Any
 
 from fxquant.errors import SchemaError
-from fxquant.graphs.codec import record_from
+from fxquant.graphs.codec import MOST_NODES, check_order, no_duplicates, record_from
 from fxquant.graphs.snapshot import REFERENCE, GraphSnapshot, NodeRecord
 
 SCHEMA = 1
@@ -53,8 +54,12 @@ class Patch:
         """The graph after. SchemaError FXQ621 when `before` is not the graph that the patch was made for."""
         names = dict(self.renamed)
         try:
-            return GraphSnapshot(tuple(_nodes(self.steps, before, names)), self.title)
-        except IndexError as error:
+            after = GraphSnapshot(tuple(islice(_nodes(self.steps, before, names), MOST_NODES + 1)), self.title)
+            if len(after) > MOST_NODES:
+                raise IndexError(MOST_NODES)
+            check_order(after)
+            return after
+        except (IndexError, SchemaError) as error:
             raise SchemaError(
                 "FXQ621",
                 f"the patch does not fit this graph of {len(before)} nodes",
@@ -71,16 +76,17 @@ class Patch:
     def from_json(cls, text: str) -> Patch:
         """The patch that `to_json` wrote. SchemaError FXQ621 on any other text."""
         try:
-            payload = json.loads(text)
+            payload = json.loads(text, object_pairs_hook=no_duplicates)
             if payload["schema"] != SCHEMA:
                 raise ValueError(f"its schema is not {SCHEMA}")
             steps = tuple(_step(kind, step) for kind, step in payload["steps"])
-            renamed = tuple((str(old), str(new)) for old, new in payload["renamed"])
-            return cls(steps, renamed, str(payload["title"]))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            renamed = tuple((_text(old), _text(new)) for old, new in payload["renamed"])
+            return cls(steps, renamed, _text(payload["title"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SchemaError) as error:
+            why = error.message.partition(": ")[2] if isinstance(error, SchemaError) else error
             raise SchemaError(
                 "FXQ621",
-                f"this is no patch that fxquant wrote: {error}",
+                f"this is no patch that fxquant wrote: {str(why)[:200]}",
                 hint="write one with GraphDiff.patch.to_json()",
             ) from error
 
@@ -143,7 +149,7 @@ def _step(kind: str, step: dict[str, Any]) -> Step:
         case "keep":
             return Keep(_natural(step["first"]), _natural(step["count"]))
         case "edit":
-            changed = {str(key): value for key, value in step["changed"]}
+            changed = no_duplicates([(_text(key), value) for key, value in step["changed"]])
             whole = record_from({**_BLANK, **changed})
             return Edit(_natural(step["position"]), tuple((key, getattr(whole, key)) for key in changed))
         case "add":
@@ -153,6 +159,12 @@ def _step(kind: str, step: dict[str, Any]) -> Step:
 
 _BLANK: dict[str, Any] = dict.fromkeys(_FIELDS, "") | {key: [] for key in ("inputs", "origins", "attributes", "values")}
 _BLANK["op"] = "call_function"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is no text")
+    return value
 
 
 def _natural(value: Any) -> int:

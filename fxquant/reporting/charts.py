@@ -52,7 +52,9 @@ def histogram(
 def span_of(low: float, high: float, quantized: tuple[float, float] | None) -> tuple[float, float]:
     """The values that a histogram's width stands for: all that was seen and all that the codes can hold."""
     edges = [edge for edge in (low, high, *(quantized or ())) if math.isfinite(edge)] or [0.0, 1.0]
-    return (min(edges), max(edges)) if min(edges) < max(edges) else (min(edges) - 0.5, max(edges) + 0.5)
+    least, most = min(edges), max(edges)
+    around = max(0.5, abs(least) / 1024) if least == most else 0.0  # one large value ± 0.5 is that value again
+    return least - around, most + around
 
 
 def _place(value: float, span: tuple[float, float]) -> float:

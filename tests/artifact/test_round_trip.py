@@ -61,11 +61,20 @@ def test_every_model_comes_back_to_the_bit(name, preset, tmp_path):
     assert_loads(model(name, preset), TRACEABLE[name], tmp_path)
 
 
-@pytest.mark.parametrize("target", [target for target in ENGINES if target != "x86"])
-@pytest.mark.parametrize("preset", PRESETS)
+OTHERS = [target for target in ENGINES if target != "x86"]
+
+
+@pytest.mark.parametrize("target", OTHERS)
+@pytest.mark.parametrize("name", TRACEABLE)
+def test_and_on_the_other_engines(name, target, tmp_path):
+    assert_loads(compiled(TRACEABLE[name], "int8", target=target), TRACEABLE[name], tmp_path)
+
+
+@pytest.mark.parametrize("target", OTHERS)
+@pytest.mark.parametrize("preset", PRESETS[1:])
 @pytest.mark.parametrize("name", OF_EACH_KIND)
-def test_and_on_the_other_engines(name, preset, target, tmp_path):
-    assert_loads(model(name, preset, target), TRACEABLE[name], tmp_path)
+def test_and_in_every_mode(name, preset, target, tmp_path):
+    assert_loads(compiled(TRACEABLE[name], preset, target=target), TRACEABLE[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mlp", "encoder", "unet"])
@@ -267,6 +276,13 @@ def test_one_storage_under_two_names_is_written_once_and_shared_again(tmp_path):
     state = loaded.canonical.state_dict()
     assert state["parts.a.weight"].data_ptr() == state["parts.b.weight"].data_ptr()
     assert path.stat().st_size < 1.5 * 64 * 64 * 4 + 8192
+
+
+def test_a_module_that_is_the_whole_model_gives_back_its_tuple(tmp_path):
+    ours = fxquant.compile(nn.LSTM(4, 4).eval(), "float16", example_inputs=torch.randn(3, 2, 4))
+    loaded = fxquant.load(ours.save(tmp_path / "m.fxq.safetensors"))
+    x = torch.randn(3, 2, 4)
+    assert_same(loaded(x), ours(x))
 
 
 class Point(NamedTuple):

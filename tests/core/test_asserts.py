@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,6 +15,7 @@ from torch import nn
 from fxquant.origin import carry
 from fxquant.pipeline import Pass
 from support.asserts import assert_no_orphans, assert_pass, assert_same, fingerprint, untouched, world
+from support.timing import least_seconds
 from support.tracing import trace
 
 X = torch.linspace(-2, 2, 6).reshape(2, 3)
@@ -213,3 +215,13 @@ def test_untouched_looks_after_a_failure_as_well():
         raise RuntimeError("the block fails, too")
     with pytest.raises(RuntimeError, match="as it is"), untouched(model):
         raise RuntimeError("as it is")
+
+
+def test_a_timing_stops_at_the_first_run_that_is_quick_enough_and_puts_the_tracer_back():
+    seen, before = [], sys.gettrace()
+    assert least_seconds(lambda: seen.append(sys.gettrace()), enough=1.0) < 1.0
+    assert seen == [None] and sys.gettrace() is before
+    assert least_seconds(lambda: seen.append(None), times=3) >= 0.0 and len(seen) == 4
+    with pytest.raises(ValueError):
+        least_seconds(lambda: int("x"))
+    assert sys.gettrace() is before

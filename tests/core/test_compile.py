@@ -244,3 +244,17 @@ def test_an_error_of_the_calibration_data_carries_the_records_so_far():
         compiled(ONE.make(), batches())
     assert [record.name for record in caught.value.records] == NAMES[: NAMES.index("calibrate")]
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize("policy", ["int8-dynamic", "int8-weight-only", "float16"])
+@pytest.mark.parametrize("given", [{"calibration_data": [torch.ones(2, 5)]}, {"example_inputs": (torch.ones(2, 5),)}])
+def test_an_example_that_the_model_cannot_be_called_with_is_no_fault_of_a_pass(policy, given):
+    """Without calibration nothing runs on it until kernels are checked."""
+    model = nn.Sequential(nn.Linear(4, 4)).eval()
+    with pytest.raises(ExampleInputError) as caught:
+        fxquant.compile(model, policy, target="x86", **given)
+    assert str(caught.value).splitlines()[0] == (
+        "FXQ113 the model fails on the example inputs at '_0': RuntimeError: "
+        "mat1 and mat2 shapes cannot be multiplied (2x5 and 4x4)"
+    )
+    assert "that the model can be called with" in caught.value.hint

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+import fxquant
 from fxquant import errors, preflight
 from fxquant.ledger import Ledger
 from support.asserts import assert_same, untouched
@@ -250,3 +251,64 @@ def test_fingerprint_sees_a_change(change):
     with torch.no_grad():
         change(model)
     assert preflight.fingerprint(model) != before
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_a_model_that_says_that_it_is_quantized_is_believed():
+    """As bitsandbytes and the Transformers integrations mark theirs."""
+    for name, value in (("is_quantized", True), ("quantization_method", "bitsandbytes")):
+        model = Packed().eval()
+        setattr(model.inner, name, value)
+        refused(model, errors.AlreadyQuantizedError, "FXQ230", "'inner'")
+
+
+def test_a_quantized_tensor_in_a_float_class_is_found():
+    model = Packed().eval()
+    model.register_buffer("codes", torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8))
+    with pytest.raises(errors.AlreadyQuantizedError) as caught:
+        preflight.check(model, Ledger())
+    assert "'codes' is a torch.quint8 tensor" in str(caught.value)
+
+
+def test_a_compiled_model_is_not_compiled_again():
+    compiled = fxquant.compile(Packed().eval(), "int8-weight-only", example_inputs=(torch.ones(1, 2),), target="x86")
+    with pytest.raises(errors.AlreadyQuantizedError, match="it was compiled by fxquant"):
+        preflight.check(compiled, Ledger())
+
+
+def test_a_wrapper_that_cannot_be_taken_off_is_refused():
+    """FSDP holds shards: what is in it is not the model."""
+    kind = type(
+        "FullyShardedDataParallel", (Packed,), {"__module__": "torch.distributed.fsdp.fully_sharded_data_parallel"}
+    )
+    refused(kind().eval(), errors.UnsupportedModelError, "FXQ213", "shards or wraps the model")
+
+
+def test_what_only_fails_as_a_whole_is_named_by_its_class():
+    class Refuses(nn.Module):
+        def __deepcopy__(self, memo):
+            raise RuntimeError("one of a kind")
+
+    with pytest.raises(errors.UnsupportedModelError) as caught:
+        preflight.fork(Refuses())
+    assert "Refuses cannot be copied, because of Refuses: one of a kind" in str(caught.value)
+    assert caught.value.hint == "make it deep-copyable"
+
+
+def test_a_lack_of_memory_is_no_fault_of_an_attribute():
+    class Huge:
+        def __deepcopy__(self, memo):
+            raise MemoryError
+
+    model = net()
+    model.extra = Huge()
+    with pytest.raises(MemoryError):
+        preflight.fork(model)

@@ -16,7 +16,7 @@ from fxquant.passes.select_qconfigs import sites_of
 from fxquant.plan import Mode
 from fxquant.policy import read_policy
 from fxquant.qconfigs import PRESETS
-from fxquant.recipe import Activation, Recipe, RecipeRule, Strict, Weight, dump, parse
+from fxquant.recipe import MOST_BYTES, Activation, Recipe, RecipeRule, Strict, Weight, dump, parse
 from fxquant.regexes import read_regex
 from support.tracing import trace
 
@@ -235,3 +235,34 @@ def test_a_key_is_found_on_its_own_line_in_its_own_rule():
     with pytest.raises(FxQuantError, match=r"the recipe, line 9: unknown key 'scheem'") as caught:
         parse(text)
     assert "did you mean 'scheme'" in caught.value.hint
+
+
+RULE = 'schema = 1\n[[rule]]\ntargets = ["*"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("schema = 1\n[[rule]]\nscheme = 'int8'\n", "targets"),
+        ("schema = 1\n[[rule]]\ntargets = []\nscheme = 'int8'\n", 'a list of names, such as ["Linear", "layer1.0"]'),
+        ("schema = 1\n[[rule]]\ntargets = ['']\nscheme = 'int8'\n", "a list of names, none of them empty"),
+        ("schema = 1\nignore = 'head'\n", "a list of names, none of them empty"),
+        (RULE + 'weight = { observer = "histogram", granularity = "channel" }\n', "minmax or moving-average for weights per channel"),
+        (RULE + 'weight = { granularity = "channels" }\n', "one of channel, tensor"),
+        (RULE + "weight = { num_bits = 9 }\n", "a whole number from 2 to 8"),
+        (RULE + 'weight = { symmetric = "yes" }\n', "true or false"),
+        (RULE + "weight = 3\n", "a table"),
+        (RULE + 'scheme = "int8"\nweight = {}\n', "either scheme, or weight and activation"),
+        (RULE, "either scheme, or weight and activation"),
+    ],
+)  # fmt: skip
+def test_a_value_that_means_nothing_is_told_with_what_was_expected(text, told):
+    with pytest.raises(FxQuantError) as caught:
+        parse(text)
+    assert caught.value.code == "FXQ102" and told in str(caught.value)
+
+
+def test_a_recipe_of_a_size_that_nobody_writes_is_not_read():
+    with pytest.raises(FxQuantError) as caught:
+        parse("#" * (MOST_BYTES + 1))
+    assert caught.value.code == "FXQ101" and f"{MOST_BYTES} are allowed" in str(caught.value)

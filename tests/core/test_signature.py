@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -133,3 +134,40 @@ def test_an_example_that_does_not_bind():
     with pytest.raises(ExampleInputError, match=r"FXQ107 .*too many") as caught:
         trace(Optional(), torch.ones(1), None, "sum", 4)
     assert "forward(x, mask=None, mode='sum')" in str(caught.value)
+
+
+def test_an_array_is_no_constant_that_a_call_could_repeat():
+    class Model(nn.Module):
+        def forward(self, x, table=None):
+            return x + 1
+
+    table = np.arange(2)
+    program, _ = trace(Model(), torch.ones(2), table=table)
+    assert torch.equal(call(program, torch.ones(2), table=table), torch.full((2,), 2.0))  # the very same one
+    code, text = code_of(lambda: call(program, torch.ones(2), table=table.copy()))
+    assert code == "FXQ108" and "'table' was fixed at array([0, 1])" in text
+
+
+def test_an_argument_that_is_left_out_beside_a_fixed_one_is_told():
+    class Model(nn.Module):
+        def forward(self, x, y, mode):
+            return x + y if mode == "sum" else x
+
+    ledger = Ledger()
+    program = capture(CaptureRequest(Model(), (torch.ones(2), torch.ones(2)), concrete_args={"mode": "sum"}), ledger)
+    code, text = code_of(lambda: call(program, torch.ones(2)))
+    assert code == "FXQ107" and "missing a required argument: 'y'" in text
+
+
+def test_a_forward_without_a_readable_signature_is_refused():
+    class Model(nn.Module):
+        forward = dict.update  # a function of C
+
+    class Named(nn.Module):
+        def forward(self, **named):
+            return named["x"]
+
+    code, text = code_of(lambda: capture(CaptureRequest(Named()), Ledger()))
+    assert code == "FXQ212" and "**named" in text and "example_inputs" in text
+    code, text = code_of(lambda: capture(CaptureRequest(Model()), Ledger()))
+    assert code == "FXQ212" and "the signature of Model.forward cannot be read" in text

@@ -47,7 +47,7 @@ def test_row_65_the_engine_is_recorded_and_another_one_runs_the_same(target):
         expected = model(DATA)
     for other in ENGINES:
         with torch_ao.engine(other):
-            torch.testing.assert_close(model(DATA), expected, rtol=0, atol=0.05)
+            assert_same(model(DATA), expected)
 
 
 @pytest.mark.parametrize("target", ENGINES)

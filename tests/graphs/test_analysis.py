@@ -77,7 +77,9 @@ def test_ten_thousand_nodes_take_less_than_a_second() -> None:
     graph = chain("qqqqfqqqff" * 720)
     assert len(graph) > 10_000
     assert len(analyse(graph).islands) == 1439
-    assert least_seconds(lambda: analyse(GraphSnapshot(graph.nodes))) < 1.0  # a fresh one: nothing is cached
+    assert (
+        least_seconds(lambda: analyse(GraphSnapshot(graph.nodes)), enough=1.0) < 1.0
+    )  # a fresh one: nothing is cached
 
 
 def test_a_deep_chain_of_conversions_that_many_read_takes_no_longer() -> None:
@@ -88,7 +90,7 @@ def test_a_deep_chain_of_conversions_that_many_read_takes_no_longer() -> None:
     coded = graph.dequantize(last)
     snapshot = graph.output(*(graph.float(coded) for _ in range(2_500)))
     assert len(analyse(snapshot).changes) == 2_501
-    assert least_seconds(lambda: analyse(snapshot)) < 1.0
+    assert least_seconds(lambda: analyse(snapshot), enough=1.0) < 1.0
 
 
 def test_the_same_bytes_in_processes_with_other_hash_seeds() -> None:

@@ -9,8 +9,10 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch import fx
 
 import fxquant
 from fxquant.errors import FxQuantError, SchemaError
@@ -168,3 +170,17 @@ def test_a_tensor_by_itself_is_one_argument_of_a_graph_module_too():
             shapes = {node.name: node.values[0].shape for node in fxquant.snapshot(source, example_inputs=inputs)
                       if node.op == "call_module"}  # fmt: skip
             assert shapes and set(shapes.values()) == {(5, 2)}
+
+
+def test_values_in_a_dict_and_a_tensor_among_the_arguments_are_told_by_dtype_and_shape():
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    made = graph.call_function(dict, (), {"a": x, "b": torch.ones(3)})
+    made.meta["val"] = {"a": torch.ones(2), "b": [torch.ones(3, dtype=torch.int64)]}
+    graph.output(made)
+    module = fx.GraphModule({}, graph)
+    found = fxquant.snapshot(module)
+    assert fxquant.snapshot(found) is found
+    record = found["dict_1"]
+    assert "tensor[3]" in record.args
+    assert [(value.dtype, value.shape) for value in record.values] == [("float32", (2,)), ("int64", (3,))]

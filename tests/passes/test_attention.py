@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxquant.origin import origins
+from fxquant.passes._attention import refusal
+from fxquant.passes._encoder import refusal as encoder_refusal
 from fxquant.passes.custom_modules import CustomModules
 from fxquant.plan import Mode
 from fxquant.program import Stage
@@ -22,7 +24,7 @@ with warnings.catch_warnings():
     from torch.ao import quantization as ao
 from support.asserts import assert_no_orphans, assert_pass, assert_same, untouched
 from support.quantizing import call, quantized, row_of, sqnr_db
-from support.tracing import run_passes
+from support.tracing import run_passes, trace
 
 TARGETS, SOURCES, BATCH, WIDTH, HEADS = 5, 7, 3, 16, 4
 
@@ -188,6 +190,29 @@ def test_appended_rows_stay_float_with_their_code(options):
         assert_same(call(program, *given), model(*given), atol=1e-6)
 
 
+class AttendOddly(nn.Module):
+    def __init__(self, attend):
+        super().__init__()
+        self.attn, self.attend = nn.MultiheadAttention(WIDTH, HEADS), attend
+
+    def forward(self, x):
+        return self.attend(self.attn, x)[0]
+
+
+@pytest.mark.parametrize(
+    ("attend", "told"),
+    [
+        (lambda attn, x: attn(x, x, x, need_weights=x.sum() > 0), "its need_weights is computed by the model"),
+        (lambda attn, x: attn(x, x, x, is_causal=True), "is_causal without an attn_mask is an error in torch"),
+        (lambda attn, x: attn(x, [x, x], x), "its query, key or value is no single tensor"),
+    ],
+)
+def test_a_call_that_cannot_be_written_out_stays_whole_and_says_why(attend, told):
+    program, _ = trace(AttendOddly(attend).eval())
+    calls = [node for node in program.graph.nodes if node.op == "call_module"]
+    assert told in str(refusal(program.module_of(calls[0]), calls[0]))
+
+
 def test_one_attention_called_twice():
     class Twice(nn.Module):
         def __init__(self):
@@ -320,3 +345,30 @@ def test_prepared_numbers_are_the_float_ones():
     with torch.no_grad():
         assert_same(call(program, x()), model(x()), atol=1e-5)
     assert flatten(call(program, x()))[1] == flatten(model(x()))[1]
+
+
+class OddLayer(nn.TransformerEncoderLayer):
+    """A layer of the user's own: what it adds would be lost."""
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options", "told"),
+    [
+        (nn.TransformerEncoder(OddLayer(WIDTH, HEADS, 32, batch_first=True), 1, enable_nested_tensor=False), {}, "its layers are OddLayer"),
+        (layer(), {"is_causal": True}, "is_causal without a mask is an error in torch"),
+    ],
+    ids=["layers of the user's own", "causal without a mask"],
+)  # fmt: skip
+def test_an_encoder_call_that_cannot_be_written_out_says_why(encoder, options, told):
+    program, _ = trace(Runs(encoder, options).eval())
+    (node,) = (node for node in program.graph.nodes if node.op == "call_module")
+    assert told in str(encoder_refusal(encoder, node))
+
+
+class Runs(nn.Module):
+    def __init__(self, encoder, options) -> None:
+        super().__init__()
+        self.encoder, self.options = encoder, options
+
+    def forward(self, x):
+        return self.encoder(x, **self.options)

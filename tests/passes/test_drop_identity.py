@@ -7,8 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fxquant.capture import capture
 from fxquant.errors import PassError
+from fxquant.ledger import Ledger
 from fxquant.passes.drop_identity import DropIdentity
+from fxquant.request import CaptureRequest
 from support.asserts import assert_pass
 from support.tracing import call, run_passes, trace
 
@@ -120,3 +123,19 @@ def test_verify_finds_an_identity_that_was_left():
     program, _ = trace(nn.Sequential(nn.Identity()), X)
     with pytest.raises(PassError, match="still there"):
         DropIdentity().verify(program)
+
+
+def test_an_empty_sequential_gives_its_input_back():
+    model, ledger = nn.Sequential(nn.Linear(6, 6), nn.Sequential()).eval(), Ledger()
+    program = capture(CaptureRequest(model, (X,), leaf_modules=("1",)), ledger)  # by itself it leaves no trace
+    program = DropIdentity().run(program, ledger)
+    assert [node.target for node in program.graph.nodes if node.op == "call_module"] == ["0"]
+    assert next(row for row in ledger.layers if row.effective).reason == "an empty Sequential gives its input back"
+
+
+def test_a_dropout_module_in_training_mode_stays_and_is_said():
+    program, _ = trace(nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5)), X)
+    program.graph_module.get_submodule("1").train()
+    program = DropIdentity().run(program, ledger := Ledger())
+    assert [node.target for node in program.graph.nodes if node.op == "call_module"] == ["0", "1"]
+    assert [row.code for row in ledger.notices] == ["FXQ216"]

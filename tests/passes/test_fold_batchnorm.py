@@ -403,3 +403,32 @@ def test_random_numbers_are_not_drawn():
     torch.set_rng_state(state)
     fold(*layer_and_norm)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_norm_after_one_that_cannot_fold_is_declined_with_that_one_named():
+    """conv → bn (no statistics) → bn: the second has no layer directly before it."""
+
+    class Run(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.first = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False)
+            self.norm = lived_in(nn.BatchNorm2d(2))
+
+        def forward(self, x):
+            return self.norm(self.first(self.layer(x)))
+
+    _, ledger = assert_pass(FoldBatchnorm(), Run(), torch.randn(2, 1, 8, 8), changes=False)
+    assert "statistics" in ledger["first"].reason
+    assert "stands directly before it, but 'first' (BatchNorm2d)" in ledger["norm"].reason
+
+
+class OddNorm(nn.BatchNorm2d):
+    """A batch norm of the user's own, that still is a leaf."""
+
+
+def test_a_norm_of_the_users_own_kind_is_declined():
+    """It is a leaf only where the user names it so; what its forward() does is its own affair."""
+    model, ledger = Chain(nn.Conv2d(1, 2, 3), lived_in(OddNorm(2))).eval(), Ledger()
+    program = capture(CaptureRequest(model, (torch.randn(2, 1, 8, 8),), leaf_modules=("norm",)), ledger)
+    Pipeline((FoldBatchnorm(),)).run(program, ledger)
+    assert ledger["norm"].code == "FXQ205" and "OddNorm is a batch norm of its own kind" in ledger["norm"].reason

@@ -217,6 +217,8 @@ def test_one_spelling_for_each_op(case):
 
 
 LEFT_ALONE = {
+    "hardtanh of one value": lambda x: F.hardtanh(x, 1.0, 1.0),
+    "batch norm of each batch": lambda x: F.batch_norm(x, None, None, training=True),
     "alpha": lambda x: torch.add(x, x, alpha=2),
     "python +": lambda x: x + x,
     "softmax dtype": lambda x: F.softmax(x, 1, dtype=torch.float64),
@@ -393,3 +395,18 @@ def test_a_functional_network_folds_and_fuses_like_one_of_modules():
 def test_pools_are_called_after_their_op():
     program, _ = assert_pass(NormalizeCalls(), Calls(lambda x: F.max_pool2d(F.max_pool2d(x, 2), 2)), X4)
     assert [node.target for node in program.graph.nodes][1:3] == ["max_pool2d", "max_pool2d_1"]
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda self, x: F.batch_norm(x, self.m, self.v, self.w, None), (4,)),  # one of a pair
+        (lambda self, x: F.layer_norm(x, (6,), None, self.b), (4,)),  # a shift without a scale
+    ],
+)
+def test_what_no_module_can_hold_stays_a_call(function, shape):
+    x = torch.randn(2, 4, 6) if shape == (4,) else X4
+    model = Weighted(shape, 4 if "batch" in str(function.__code__.co_names) else 6, function)
+    program, _ = run_passes(NormalizeCalls(), model, x)
+    assert function_of(program).target in (F.batch_norm, F.layer_norm)
+    assert_same(call(program, x), model.eval()(x).detach())

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fxquant.measuring import LayerMeasure
+from fxquant.program import Stage
 from fxquant.reporting import charts
+from fxquant.reporting.facts import Facts, verdict
 from fxquant.reporting.inlining import inline_svg
 from fxquant.reporting.kinds import Kind, kind_of
 from fxquant.reporting.layer_cards import cards_of, overview, worst
@@ -96,6 +99,7 @@ def test_a_float_layer_has_a_histogram_without_a_code_range():
 
 
 @given(*(st.floats(width=32) for _ in range(6)), st.lists(st.integers(0, 2**40), max_size=64))
+@example(0.0, 0.0, *[4503600164241408.0] * 4, [])  # a span of one value, where one half more is no more
 def test_any_measurement_can_be_drawn(sqnr, own, low, high, left, right, counts):
     layer = replace(LAYER, sqnr_db=sqnr, own_sqnr_db=own, low=low, high=high, quant_low=left, quant_high=right)
     layers = (replace(layer, histogram=tuple(counts)), LAYER)
@@ -127,3 +131,29 @@ def test_of_a_foreign_svg_only_drawing_is_kept():
     assert kept == (
         '<svg viewBox="0 0 9 9"><g id="p-n"><text fill="url(#p-paint)">a &lt;b&gt;</text></g><rect width="1"></rect></svg>'
     )
+
+
+FACTS = Facts(((Kind.INT8, 3), (Kind.FLOAT16_WEIGHTS, 1)), 4000, 1000, 1000, 10**6, 999_999, "8×3", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "3 of 4 layers run in int8 on x86, 1 with float16 weights, > 99.9 % of the multiplications among them, weights 4.0× smaller."),
+        ({"int8_macs": 1}, "3 of 4 layers run in int8 on x86, 1 with float16 weights, < 0.1 % of the multiplications among them, weights 4.0× smaller."),
+        ({"int8_macs": 250_000, "compiled_bytes": 8000}, "3 of 4 layers run in int8 on x86, 1 with float16 weights, 25 % of the multiplications among them, weights 2.0× larger."),
+        ({"macs": 0, "float_bytes": 0}, "3 of 4 layers run in int8 on x86, 1 with float16 weights."),
+    ],
+)  # fmt: skip
+def test_the_verdict_claims_what_is_known_and_never_rounds_to_all_or_nothing(changes, expected):
+    compiled = SimpleNamespace(stage=Stage.LOWERED, target="x86")
+    assert verdict(replace(FACTS, **changes), compiled, None) == expected
+
+
+def test_text_between_the_parts_of_a_foreign_svg_is_kept_and_escaped_and_what_is_no_svg_goes():
+    kept = inline_svg(
+        "<svg xmlns='http://www.w3.org/2000/svg'><text>a<tspan>b</tspan>&lt;c</text><!-- d --><?e f?>"
+        "<g xmlns='urn:x'><text>g</text></g></svg>",
+        "p",
+    )
+    assert kept == "<svg><text>a<tspan>b</tspan>&lt;c</text></svg>"
