@@ -78,8 +78,6 @@ def _held(native: NativeGraph, layer: fx.Node, options: tuple[Any, ...]) -> tupl
     held = []
     for index, option in enumerate(options):
         if isinstance(option, Tensor):
-            name = f"{attribute_name(layer)}_{index}"
-            native.constants[name] = option.detach()
-            option = native.graph.create_node("get_attr", name)
+            option = native.hold(f"{attribute_name(layer)}_{index}", option.detach())
         held.append(option)
     return tuple(held)
