@@ -95,7 +95,9 @@ def test_i9_more_data_never_shrinks_a_range(spec, asked):
        power=st.integers(-3, 3))  # fmt: skip
 def test_i9_data_scaled_by_a_power_of_two_scales_the_input_step_by_it(spec, power):
     data = spec.batches()
-    first, second = (compiled(spec, calibration_data=d) for d in (data, [tuple(scaled(x, power) for x in a) for a in data]))
+    first, second = (
+        compiled(spec, calibration_data=d) for d in (data, [tuple(scaled(x, power) for x in a) for a in data])
+    )
     for name in {node.name for node in first.canonical.graph.nodes if node.op == "placeholder"}:
         for one, two in zip(reads(first, name), reads(second, name), strict=True):
             assert two[0] == one[0] * 2.0**power and two[1] == one[1]
@@ -114,9 +116,7 @@ def scaled(x, power):
 def steps(made):
     """Site of each activation quantize → (scale, zero point, low, high)."""
     nodes = made.canonical.graph.nodes
-    return {
-        node.name: (node.args[1], *node.args[2:5]) for node in nodes if node.target is qdq.quantize_per_tensor
-    }
+    return {node.name: (node.args[1], *node.args[2:5]) for node in nodes if node.target is qdq.quantize_per_tensor}
 
 
 def reads(made, name):

@@ -56,9 +56,7 @@ static = st.sampled_from(STATIC)
 policies = st.sampled_from(POLICIES)
 
 
-def compiled(
-    spec: ModelSpec, asked: str = "per channel", target: str = "x86", **options: Any
-) -> fxquant.CompiledModel:
+def compiled(spec: ModelSpec, asked: str = "per channel", target: str = "x86", **options: Any) -> fxquant.CompiledModel:
     """The spec's model, compiled with its own data."""
     data = options.pop("calibration_data", None) or spec.batches()
     model = options.pop("model", None) or spec.build()
