@@ -90,7 +90,10 @@ class _Reader:
         self.names: set[str] = set()
 
     def node(self, found: Any, index: int) -> NodeSpec:
-        kind, name, *rest = list_of(found, f"node {index}") or [None, None]
+        items = list_of(found, f"node {index}")
+        if len(items) < 2:
+            raise malformed(f"node {index} has no name")
+        kind, name, *rest = items
         if kind not in KINDS:
             raise malformed(f"node {index} is of the kind {kind!r:.40}")
         self._name(name, index)

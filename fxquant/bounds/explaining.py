@@ -55,7 +55,13 @@ class Explain(Walk):
         if not expected.is_floating_point() or (isinstance(value, Tensor) and not value.is_floating_point()):
             return value
         self._compare(self.sites[node], lifted(value), expected)
-        return value if node in self.kept else exact(expected)
+        is_kept = node in self.kept or (bool(self.kept) and self._is_view(node, value))
+        return value if is_kept else exact(expected)
+
+    def _is_view(self, node: fx.Node, value: Tensor | Bounded) -> bool:
+        """Does the result lie in the memory of what it was made from? A write to the one is read in the other."""
+        sources = [self.env[source] for source in node.all_input_nodes if source in self.env]
+        return any(_memory(source) == _memory(value) for source in sources if isinstance(source, (Tensor, Bounded)))
 
     def _weight(self, node: fx.Node, value: Tensor) -> Bounded:
         scale = torch.as_tensor(self._get(node.args[1]), dtype=torch.float64)
@@ -84,3 +90,8 @@ def _half(value: Tensor, before: Any) -> Any:
         return value
     weight = exact(value)
     return replace(weight, error=2.0**-11 * weight.value.abs() + 2.0**-25)
+
+
+def _memory(value: Tensor | Bounded) -> int:
+    tensor = value if isinstance(value, Tensor) else value.value
+    return int(tensor.untyped_storage()._cdata)
