@@ -91,9 +91,10 @@ def test_i9_more_data_never_shrinks_a_range(spec, asked):
 
 
 @examples(0.5)
-@given(spec=drawn(kinds=("linear", "conv1d", "conv2d", "relu", "max_pool", "flatten", "add", "cat"), most_ops=6),
+@given(spec=drawn(kinds=("linear", "conv1d", "conv2d", "relu", "max_pool", "flatten", "add"), most_ops=6),
        power=st.integers(-3, 3))  # fmt: skip
 def test_i9_data_scaled_by_a_power_of_two_scales_the_input_step_by_it(spec, power):
+    """No cat: its inputs share one range, and one of them may come from a layer with a bias, which does not scale."""
     data = spec.batches()
     first, second = (
         compiled(spec, calibration_data=d) for d in (data, [tuple(scaled(x, power) for x in a) for a in data])
