@@ -59,7 +59,7 @@ def test_a_passing_test_is_counted_in_the_summary(tmp_path):
     done = run(tmp_path, PASSING)
     assert done.returncode == 0, done.stdout
     assert "quantization tests" in done.stdout
-    assert "test_it_holds: 15 inputs held, SQNR at least" in done.stdout and "of its bound" in done.stdout
+    assert "test_it_holds: 15 inputs held, SQNR at least" in done.stdout and "within the bound of each" in done.stdout
 
 
 def test_a_failing_test_shows_layer_row_remedy_and_smallest_input(tmp_path):

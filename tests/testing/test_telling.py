@@ -44,11 +44,12 @@ def test_the_worst_of_each_number_is_kept():
     found.add(Tolerance(0.2, None, 30.0, 0.5))
     found.add(Tolerance(0.0, 0.125, math.inf, 0.25))
     assert str(found) == (
-        "test_mine: 3 inputs held, SQNR at least 30.0 dB, error at most 25.0% of its bound, metric down by at most 0.5"
+        "test_mine: 3 inputs held, SQNR at least 30.0 dB, error at most 0.2, within the bound of each, "
+        "metric down by at most 0.5"
     )
 
 
 def test_numbers_that_were_not_measured_are_not_told():
     found = Statistics("test_mine")
     found.add(Tolerance(0.1, None, 40.0, None))
-    assert str(found) == "test_mine: 1 input held, SQNR at least 40.0 dB"
+    assert str(found) == "test_mine: 1 input held, SQNR at least 40.0 dB, error at most 0.1"
