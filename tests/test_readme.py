@@ -132,7 +132,17 @@ def first_line(name: str) -> str:
 
 def test_the_readme_has_its_sections_in_order():
     titles = re.findall(r"^## (.*)$", text_of("README.md"), re.MULTILINE)
-    expected = ["Two commands", "Quickstart", "Passes", "The ledger", "See it", "Trust it", "Save and load", "Limits", "Write a pass"]
+    expected = [
+        "Two commands",
+        "Quickstart",
+        "Passes",
+        "The ledger",
+        "See it",
+        "Trust it",
+        "Save and load",
+        "Limits",
+        "Write a pass",
+    ]
     assert [title for title in titles if title in expected] == expected
 
 
