@@ -11,6 +11,7 @@ from importlib import import_module
 import click
 
 from fxquant.errors import FxQuantError, UsageError
+from fxquant.printable import printable
 from fxquant.tools.terminal import prepare_streams
 
 INTERRUPTED = 130
@@ -97,7 +98,7 @@ def _invoke(arguments: Sequence[str]) -> int:
     try:
         _call_verb(arguments)
     except FxQuantError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)  # it may quote a file that anybody made
         return error.exit_status
     except click.exceptions.Exit as done:
         return done.exit_code

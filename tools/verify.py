@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fxquant.printable import printable
+
 if TYPE_CHECKING:
     from fxquant.artifact.inspecting import Artifact
 
@@ -24,8 +26,8 @@ def verify(path: str, as_json: bool) -> None:
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:<{width}}  {_shown(value)}")
-    print(f"{path}: whole, and of the form that fxquant writes")
+        print(f"{name:<{width}}  {printable(_shown(value))}")
+    print(f"{printable(path)}: whole, and of the form that fxquant writes")
 
 
 def _facts(artifact: Artifact) -> dict[str, Any]:

@@ -49,6 +49,10 @@ class Checker:
         is_made = (spec.kind == "fn" and spec.target.startswith("fxq.dequantize")) or spec.target == "to"
         return self.constant(spec.args[0]) if is_made else None
 
+    def is_empty(self, weight: Tensor) -> bool:
+        """Has a weight that an engine would pack no elements? qnnpack packs it, and dies of it when it is called."""
+        return not weight.numel() and weight.dtype is not torch.float32
+
     def wrong(self, spec: NodeSpec, why: str) -> NoReturn:
         raise UnsafeError("FXQ605", f"{spec.what} ({spec.target}): {why}")
 
@@ -115,7 +119,7 @@ class Checker:
     def linear(self, spec: NodeSpec) -> None:
         weight = self.weight(spec.args[1]) if len(spec.args) > 1 else None
         if weight is not None:
-            if weight.dim() != 2:
+            if weight.dim() != 2 or self.is_empty(weight):
                 self.wrong(spec, f"its weight has the shape {list(weight.shape)}")
             self.bias(spec, spec.args[2] if len(spec.args) > 2 else None, weight.shape[0])
 
@@ -148,7 +152,7 @@ class Checker:
 
     def embedding(self, spec: NodeSpec) -> None:
         weight = self.weight(spec.args[1]) if len(spec.args) > 1 else None
-        if weight is not None and weight.dim() != 2:
+        if weight is not None and (weight.dim() != 2 or self.is_empty(weight)):
             self.wrong(spec, f"its table has the shape {list(weight.shape)}")
 
     def store(self, spec: NodeSpec) -> None:
@@ -168,8 +172,8 @@ class Checker:
         width = None
         for cell in cells:
             w_ih, w_hh = (self.weight(value) for value in cell[:2])
-            if w_ih is None or w_hh is None or w_ih.dim() != 2 or w_hh.dim() != 2:
-                self.wrong(spec, "a weight of it is no matrix of the file")
+            if w_ih is None or w_hh is None or w_ih.dim() != 2 or w_hh.dim() != 2 or 0 in (*w_ih.shape, *w_hh.shape):
+                self.wrong(spec, "a weight of it is no matrix of the file, or an empty one")
             width = w_hh.shape[1] if width is None else width
             if w_hh.shape != (gates * width, width) or w_ih.shape[0] != gates * width:
                 self.wrong(spec, f"weights {list(w_ih.shape)} and {list(w_hh.shape)} make no cell of width {width}")

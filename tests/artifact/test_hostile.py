@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import fxquant
-from fxquant.artifact import seal
+from fxquant.artifact import container, seal
 from fxquant.artifact.building import Placed
 from fxquant.artifact.inspecting import check
 from fxquant.errors import ArtifactError
+from fxquant.tools.cli import run
 from support.saved import edited, saved
 
 DATA = saved("mlp")
@@ -127,3 +128,32 @@ def test_the_tensors_of_a_layer_are_found_without_a_look_at_all_others():
         assert list(placed.below(f"a{index}")) == ["weight"]
     assert time.process_time() - started < 2
     assert not placed.below("a")
+
+
+def test_an_empty_weight_is_refused():
+    """qnnpack packs one, and takes the process down when it is called."""
+
+    def emptied(data: bytes) -> bytes:
+        contents = container.read(data, "the file")
+        tensors = contents.tensors()
+        tensors["layers.2.weight"] = torch.empty(32, 0, dtype=torch.int8)
+        return container.write(contents.text, tensors)
+
+    with pytest.raises(ArtifactError) as caught:
+        check(emptied(DATA))
+    assert caught.value.code == "FXQ605" and "weight" in caught.value.message
+
+
+# Texts on a terminal -----------------------------------------------------------------------------------------------------------
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202egpj.exe\u2066\x9b31m\r\b"
+
+
+@pytest.mark.parametrize("place", ["model", "producer", "policy", "stage"])
+def test_verify_moves_no_cursor_and_turns_no_text_round(place, tmp_path, capsys):
+    path = tmp_path / "m.fxq.safetensors"
+    path.write_bytes(edited(DATA, lambda facts: facts.update({place: ESCAPES})))
+    status = run(["verify", str(path)])
+    shown = "".join(capsys.readouterr())
+    assert status == (ArtifactError.exit_status if place == "stage" else 0) and "owned" in shown
+    assert all(letter == "\n" or letter.isprintable() for letter in shown)

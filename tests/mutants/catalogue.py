@@ -123,7 +123,7 @@ MUTANTS = (
     Mutant(
         "the checksum is skipped",
         "fxquant/artifact/seal.py",
-        "    if _digest(data).encode() != digest:",
+        "    if _digest(data) != digest_of(data):",
         "    if False:",
         FILES,
     ),
