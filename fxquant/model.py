@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from fxquant.graphs.diffing import GraphDiff
     from fxquant.graphs.snapshot import GraphSnapshot
 
+# What torch's functions and kernels raise on arguments that do not suit them
+_REFUSALS = (
+    RuntimeError, TypeError, ValueError, AssertionError, LookupError, ArithmeticError, AttributeError, MemoryError,
+)  # fmt: skip
+
 # The rest of the pipeline: (program, ledger, samples seen so far) → the finished program and what each pass did
 Finish = Callable[[Program, Ledger, int], tuple[Program, tuple[PassRecord, ...]]]
 
@@ -112,7 +117,7 @@ class CompiledModel(nn.Module):
         try:
             with torch.no_grad():  # forward, not a call: a call of fx prints its own account of an error
                 return signature.rebuild(self._program.graph_module.forward(*leaves))
-        except (RuntimeError, TypeError, NotImplementedError) as error:
+        except _REFUSALS as error:
             raise _refused(leaves, error) from error
 
     def convert(self) -> CompiledModel:
@@ -141,8 +146,9 @@ class CompiledModel(nn.Module):
 
         Args:
             path: where to; by convention it ends in '.fxq.safetensors'.
-            probe: store the example rows that the model was compiled with, so that load() can hold each layer of the
-                engine there to the canonical graph. They are rows of the calibration data: do not give them away.
+            probe: store the example rows that the model was compiled with, so that load(check_probe=True) can hold each
+                layer of the engine there to the canonical graph. They are rows of
+                the calibration data: do not give them away.
             follow_links: where the path is a link, replace what it points to.
 
         Raises:

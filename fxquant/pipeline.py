@@ -152,7 +152,7 @@ def after(records: tuple[PassRecord, ...]) -> Iterator[None]:
 
 def snapshot_at(program: Program) -> GraphSnapshot:
     """The program's graph as it is now, each node with the dtype and shape that it gives."""
-    complete_values(program.graph_module, program.values)
+    complete_values(program.graph_module, program.values, may_run=not program.is_foreign)
     return snapshot_of(program.graph_module, title=f"{program.model_name}, {program.stage.name}")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import handle_torch_function, has_torch_function, has_torch_function_unary
 
 from fxquant import qdq
 
@@ -171,6 +171,10 @@ def _lstm_step(inputs: Tensor, hidden: Tensor, state: tuple[Tensor, ...]) -> tup
 
 
 def _gru_step(inputs: Tensor, hidden: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    given = (inputs, hidden, *state)
+    if has_torch_function(given):  # z·h + (1 - z)·n is seen to be an average only as a whole
+        answer: tuple[Tensor, ...] = handle_torch_function(_gru_step, given, inputs, hidden, state)
+        return answer
     (input_r, input_z, input_n), (hidden_r, hidden_z, hidden_n) = inputs.chunk(3, -1), hidden.chunk(3, -1)
     n = torch.tanh(input_n + torch.sigmoid(input_r + hidden_r) * hidden_n)
     return (n + torch.sigmoid(input_z + hidden_z) * (state[0] - n),)

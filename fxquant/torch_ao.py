@@ -92,6 +92,29 @@ def is_mapping(value: object) -> bool:
     return isinstance(value, _ao().QConfigMapping)
 
 
+class _ToldMapping(QConfigMapping):
+    """A QConfigMapping whose repr is the code that builds it."""
+
+    told = "QConfigMapping()"
+
+    def __repr__(self) -> str:
+        return self.told
+
+
+def make_mapping(levels: MappingLevels, told: str) -> Any:
+    """The QConfigMapping of these levels (all but the last); `told` is its repr."""
+    mapping: Any = _ToldMapping()
+    mapping.told = told
+    mapping.set_global(levels.everything)
+    for kind, qconfig in levels.object_type:
+        mapping.set_object_type(kind, qconfig)
+    for pattern, qconfig in levels.module_name_regex:
+        mapping.set_module_name_regex(pattern, qconfig)
+    for name, qconfig in levels.module_name:
+        mapping.set_module_name(name, qconfig)
+    return mapping
+
+
 def read_mapping(value: Any) -> MappingLevels:
     """The levels of a QConfigMapping, or of its dict form. FXQ103 for an unknown level, FXQ102 for a bad entry."""
     given = value.to_dict() if is_mapping(value) else value
@@ -182,9 +205,7 @@ def _ask_of(observer: Any) -> TensorAsk:
 
 def default_mapping(target: str) -> MappingLevels:
     """torch's own default mapping for an engine."""
-    with quiet(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Default qconfig of oneDNN backend")
-        return read_mapping(_ao().get_default_qconfig_mapping(target))
+    return read_mapping(raw_mapping(target))
 
 
 def per_tensor_weight(qconfig: Any) -> object:
@@ -203,19 +224,25 @@ def make_qconfig(ask: Ask) -> object:
 
 
 def _factory(ask: TensorAsk) -> Any:
-    ao, dtype = _ao(), getattr(torch, ask.dtype)
+    name, options = observer_options(ask)
+    return getattr(_ao(), name).with_args(**options)
+
+
+def observer_options(ask: TensorAsk) -> tuple[str, dict[str, Any]]:
+    """The observer's class by name, and its arguments, that ask for this."""
+    dtype = getattr(torch, ask.dtype)
     if ask.is_float or ask.dtype == "float16":
-        return ao.PlaceholderObserver.with_args(dtype=dtype, is_dynamic=ask.is_dynamic)
+        return "PlaceholderObserver", {"dtype": dtype, "is_dynamic": ask.is_dynamic}
     options = {"quant_min": ask.quant_min, "quant_max": ask.quant_max} if ask.quant_min is not None else {}
     if ask.is_dynamic:
         full = {"quant_min": 0, "quant_max": 255}
-        return ao.PlaceholderObserver.with_args(dtype=dtype, is_dynamic=True, **(full | options))
+        return "PlaceholderObserver", {"dtype": dtype, "is_dynamic": True, **(full | options)}
     kind = "symmetric" if ask.is_symmetric else "affine"
     kind = "affine_float_qparams" if ask.is_float_qparams else kind
     options |= {"dtype": dtype, "qscheme": getattr(torch, f"per_{ask.granularity}_{kind}")}
     if ask.granularity == "channel":
         options["ch_axis"] = ask.axis
-    return getattr(ao, ask.observer).with_args(**options)
+    return ask.observer, options
 
 
 def rows_qconfig() -> object:
@@ -317,8 +344,6 @@ def raw_quantize(
 
 def raw_mapping(engine_name: str) -> Any:
     """torch's own default static QConfigMapping for an engine."""
-    from torch.ao.quantization import get_default_qconfig_mapping
-
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Default qconfig of oneDNN backend")
-        return get_default_qconfig_mapping(engine_name)
+        return _ao().get_default_qconfig_mapping(engine_name)

@@ -79,8 +79,11 @@ class _Recorder(fx.Interpreter):
         return (module if is_ours else copy.deepcopy(module))(*args, **kwargs)
 
 
-def complete_values(graph_module: fx.GraphModule, traced: Values) -> None:
-    """Note what each node gives that has no note yet, `traced` telling it by origin."""
+def complete_values(graph_module: fx.GraphModule, traced: Values, *, may_run: bool = True) -> None:
+    """Note what each node gives that has no note yet, `traced` telling it by origin.
+
+    With `may_run` False (a graph that came in a file) no op is run to find out: what no rule tells stays unknown.
+    """
     if not traced:
         return
     last = {origins(node)[-1]: node for node in graph_module.graph.nodes if origins(node)}
@@ -89,7 +92,7 @@ def complete_values(graph_module: fx.GraphModule, traced: Values) -> None:
         for node in graph_module.graph.nodes:
             if _VALUE not in node.meta:
                 known = traced.get(whole.get(node, ""))
-                node.meta[_VALUE] = known if isinstance(known, TensorInfo) else _value(node, graph_module)
+                node.meta[_VALUE] = known if isinstance(known, TensorInfo) else _value(node, graph_module, may_run)
 
 
 def _is_of_tuple(node: fx.Node) -> bool:
@@ -97,7 +100,7 @@ def _is_of_tuple(node: fx.Node) -> bool:
     return any(one.target is operator.getitem for one in (node, *node.users))
 
 
-def _value(node: fx.Node, graph_module: fx.GraphModule) -> Any:
+def _value(node: fx.Node, graph_module: fx.GraphModule, may_run: bool) -> Any:
     if node.op == "get_attr":
         return _told(fetched(graph_module, str(node.target)))
     if node.op in ("placeholder", "output"):
@@ -108,11 +111,36 @@ def _value(node: fx.Node, graph_module: fx.GraphModule) -> Any:
         return _requantized(node, sources[0])
     if any(source is None for source in sources):
         return None
+    if not may_run:
+        return _by_rule(node, sources)
     try:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _zeros(source.meta[_VALUE]))
         return _told(_run(node, module, args, kwargs))
     except Exception:  # zeros do not suit every op, and engines' kernels want their own tensors: then it is not known
         return None
+
+
+def _by_rule(node: fx.Node, sources: list[Any]) -> Any:
+    """What the ops that conversion puts in give, by their inputs alone; None for all others."""
+    match sources:
+        case [TensorInfo() as info, *_] if node.target in qdq.DEQUANTIZE:
+            return TensorInfo("float32", info.shape)
+        case [TensorInfo() as info] if node.op == "call_method" and node.target == "to" and len(node.args) == 2:
+            dtype = node.args[1]
+            return TensorInfo(str(dtype).removeprefix("torch."), info.shape) if isinstance(dtype, torch.dtype) else None
+        case [TensorInfo()] if node.target is qdq.choose_qparams:
+            return tuple(qdq.choose_qparams(torch.zeros(1), reduce_range=node.args[1] is True))
+        case [TensorInfo() as info] if node.op == "call_method" and node.target == "size" and len(node.args) == 1:
+            return info.shape
+        case [TensorInfo() as info] if node.op == "call_method" and node.target == "size":
+            return _item(info.shape, node.args[1])
+        case [tuple() as items] if node.target is operator.getitem:
+            return _item(items, node.args[1])
+    return None
+
+
+def _item(items: tuple[Any, ...], index: Any) -> Any:
+    return items[index] if type(index) is int and -len(items) <= index < len(items) else None
 
 
 _QUANTIZES = {qdq.quantize_per_tensor: 5, torch.quantize_per_tensor: 3}  # the place of their dtype

@@ -122,7 +122,7 @@ class Aliases:
         elif node.op == "get_attr":
             self._add_attribute(node, storages)
         else:
-            for source in self._sources(node):
+            for source in self.sources(node):
                 self._parent[self._root(node)] = self._root(self.object_of(source))
 
     def _add_attribute(self, node: fx.Node, storages: dict[Any, fx.Node]) -> None:
@@ -152,7 +152,7 @@ class Aliases:
         is_plain = getattr(node.target, "__module__", "") in ("_operator", "builtins", "math")
         return is_plain and bool(sources) and all(source in self._numbers for source in sources)
 
-    def _sources(self, node: fx.Node) -> list[fx.Node]:
+    def sources(self, node: fx.Node) -> list[fx.Node]:
         """The inputs whose storage this node's result may look into."""
         tensors = [source for source in node.all_input_nodes if source not in self._numbers]
         if not tensors or node.op == "output":

@@ -135,7 +135,7 @@ class NativeGraph:
         for node in list(self.graph.nodes):
             if not is_widened_weight(node, self.canonical):
                 continue
-            name = f"{attribute_name(node.all_input_nodes[0])}_float"
+            name = self.own_name(f"{attribute_name(node.all_input_nodes[0])}_float")
             values = [self.tensor_of(argument) for argument in node.args]
             self.constants[name] = values[0].float() if node.op == "call_method" else node.target(*values)
             with self.graph.inserting_before(node):
@@ -145,8 +145,15 @@ class NativeGraph:
 
     # For the lowerings of other files ---------------------------------------------------------------------------------
 
+    def own_name(self, name: str) -> str:
+        """The name, or with underscores where the canonical module has something of that name already."""
+        while hasattr(self.canonical, name):
+            name += "_"
+        return name
+
     def hold(self, name: str, value: Any) -> fx.Node:
         """A get_attr of a constant of the lowered module."""
+        name = self.own_name(name)
         self.constants[name] = value
         return self.graph.get_attr(name)
 

@@ -51,7 +51,7 @@ def _packed(native: NativeGraph, layer: fx.Node) -> fx.Node | None:
     held = native.weight_of(weight)
     if held is None or (isinstance(bias, fx.Node) and bias.op != "get_attr"):
         return None
-    name = f"{attribute_name(weight.args[0])}_packed"  # type: ignore[union-attr]
+    name = native.own_name(f"{attribute_name(weight.args[0])}_packed")  # type: ignore[union-attr]
     if name not in native.constants:
         pack = PACKED[layer.target][0]  # type: ignore[index]
         try:
@@ -87,7 +87,7 @@ def half_linear(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     if node in native.avoid or held_as(node, native.canonical) != HALF_WEIGHTS:
         return None
     half, bias = node.args[1].args[0], node.args[2]  # type: ignore[union-attr]
-    name = f"{attribute_name(half)}_packed"
+    name = native.own_name(f"{attribute_name(half)}_packed")
     native.constants[name] = pack_half_linear(native.tensor_of(half), native.tensor_of(bias))
     arguments = (native.values[node.args[0]], native.graph.create_node("get_attr", name))  # type: ignore[index]
     return native.graph.call_function(torch.ops.quantized.linear_dynamic_fp16.default, arguments)

@@ -141,6 +141,17 @@ def is_shared(kind: str, target: Any, module: nn.Module | None) -> bool:
     return False
 
 
+# qnnpack reads the codes of these in plain order wherever they lie (torch 2.13): wrong values, and an error of softmax.
+_PLAIN_ORDER: frozenset[Any] = frozenset(
+    {nn.Hardtanh, nn.ReLU6, nn.Softmax, F.hardtanh, F.relu6, torch.clamp, "clamp"},
+)
+
+
+def takes_plain_order(kind: str, target: Any, module: nn.Module | None) -> bool:
+    """Does qnnpack's kernel of this op misread codes that lie channels-last?"""
+    return (type(module) if kind == "call_module" else target) in _PLAIN_ORDER
+
+
 def reshape_for_view(graph: fx.Graph) -> None:
     """Kernels give tensors in channels-last order, which view() refuses where it took the float layer's: reshape()."""
     for node in graph.nodes:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxquant.origin import adopt
 from fxquant.passes._canonical import attribute_name, is_activation_dequantize, qparams_of
-from fxquant.passes._native_ops import BINARY, FIXED_MODULES, OWN_MODULES, is_shared
+from fxquant.passes._native_ops import BINARY, FIXED_MODULES, OWN_MODULES, is_shared, takes_plain_order
 
 if TYPE_CHECKING:
     from fxquant.passes._native_graph import NativeGraph
@@ -35,6 +36,7 @@ def lower(native: NativeGraph, node: fx.Node, layer: fx.Node, relu: fx.Node | No
     x, kind = native.coded(layer.args[0]), type(module) if module is not None else nn.Module
     if kind in OWN_MODULES and not getattr(module, "track_running_stats", False):
         op, options = OWN_MODULES[kind](module)
+        x = _plainly(native, layer, x)
         return native.graph.call_function(op, (x, *_held(native, layer, options), scale, zero_point))
     if kind in FIXED_MODULES:
         op, fixed_scale, fixed_zero = FIXED_MODULES[kind]
@@ -52,8 +54,15 @@ def _shared(native: NativeGraph, node: fx.Node, layer: fx.Node) -> fx.Node | Non
     others = [source for source in layer.all_input_nodes if source is not layer.args[0]]
     if any(is_activation_dequantize(source) for source in others):
         return None
-    inner = {layer.args[0]: native.coded(layer.args[0])}
+    inner = {layer.args[0]: _plainly(native, layer, native.coded(layer.args[0]))}
     return native.graph.node_copy(layer, lambda source: inner.get(source) or native.values[source])
+
+
+def _plainly(native: NativeGraph, layer: fx.Node, codes: fx.Node) -> fx.Node:
+    """The codes in the order that this kernel reads them in: qnnpack's clamping and softmax take no channels-last."""
+    if native.target != "qnnpack" or not takes_plain_order(layer.op, layer.target, native.module_of(layer)):
+        return codes
+    return adopt(native.graph.call_method("contiguous", (codes,)), layer)
 
 
 def _cat(native: NativeGraph, layer: fx.Node, scale: Any, zero_point: Any) -> fx.Node | None:
@@ -69,8 +78,6 @@ def _held(native: NativeGraph, layer: fx.Node, options: tuple[Any, ...]) -> tupl
     held = []
     for index, option in enumerate(options):
         if isinstance(option, Tensor):
-            name = f"{attribute_name(layer)}_{index}"
-            native.constants[name] = option.detach()
-            option = native.graph.create_node("get_attr", name)
+            option = native.hold(f"{attribute_name(layer)}_{index}", option.detach())
         held.append(option)
     return tuple(held)

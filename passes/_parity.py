@@ -83,9 +83,16 @@ class _Checker(fx.Interpreter):
             self.steps[canonical] = max(map(_steps, value, expected))
             return expected
         self.steps[canonical] = _steps(value, expected)
-        if not value.is_quantized:
-            return expected
-        return torch._make_per_tensor_quantized_tensor(expected, value.q_scale(), value.q_zero_point())
+        return _like(value, expected) if value.is_quantized else expected
+
+
+def _like(value: Tensor, codes: Tensor) -> Tensor:
+    """`codes` as the engine holds its own: same scale, zero point and order in memory, which kernels go by."""
+    made = torch._make_per_tensor_quantized_tensor(codes, value.q_scale(), value.q_zero_point())
+    order = {4: torch.channels_last, 5: torch.channels_last_3d}.get(value.dim())
+    if order is None or value.is_contiguous() or not value.is_contiguous(memory_format=order):
+        return made
+    return made.contiguous(memory_format=order)
 
 
 def _coded(canonical: fx.Node, expected: Tensor) -> Tensor:

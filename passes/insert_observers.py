@@ -15,6 +15,7 @@ from fxquant.observation import Observation, observer_of
 from fxquant.origin import adopt, site_of, where
 from fxquant.passes._masks import masked_values
 from fxquant.passes._scalar_chains import give_own_observers, observers_within
+from fxquant.passes._shared_memory import in_shared_memory, read_unobserved
 from fxquant.pipeline import Pass
 from fxquant.plan import Mode, QuantPlan
 from fxquant.program import Program, Stage
@@ -40,10 +41,12 @@ class InsertObservers(Pass):
     def run(self, program: Program, ledger: Ledger) -> Program:
         plan = _plan_of(program)
         static = [node for node in program.graph.nodes if plan.mode_of(node) is Mode.STATIC and not is_kept_float(node)]
+        shared = in_shared_memory(program.graph_module)
         prepared = prepare(program.graph_module, {node.name: plan.of(node).qconfig for node in static})  # type: ignore[union-attr, misc]
         program = replace(program, graph_module=prepared.graph_module, stage=Stage.PREPARED)
         give_own_observers(program.graph_module, lambda node: _observer_for(plan, node))
         _drop_idle_observers(program, prepared)
+        read_unobserved(program.graph_module, shared)
         _drop_observers_of_masks(program, ledger)
         for node in observers_within(program.graph_module):
             node.replace_all_uses_with(node.all_input_nodes[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -66,14 +67,17 @@ def root_of(
     """A module tree with every layer, leaf and tensor at its path. FXQ605 where two claim one place."""
     root = nn.Module()
     owned: set[str] = set()
+    placed = Placed(tensors)
     for path, spec in layers.items():
+        found = placed.below(path)
+        _check_depth(spec, found, path)
         module = make(spec.name, spec.options, f"layer '{path}'")
-        owned |= _fill_at(path, module, tensors, f"layer '{path}'")
+        owned |= _fill_at(path, module, found)
         _put_module(root, path, module)
     for path, leaf in leaves.items():
         if isinstance(leaf, nn.Module):
             module = copy.deepcopy(leaf).eval()
-            owned |= _fill_leaf(path, module, tensors)
+            owned |= _fill_leaf(path, module, placed.below(path))
             _put_module(root, path, module)
     for path, tensor in tensors.items():
         if path not in owned:
@@ -81,21 +85,39 @@ def root_of(
     return root
 
 
-def _below(path: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name[len(path) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{path}.")}
+class Placed:
+    """The tensors of a file by path, to be asked for those of one module."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors, self._paths = tensors, sorted(tensors)
+
+    def below(self, path: str) -> dict[str, Tensor]:
+        """Tensors whose paths begin with `path` and a dot, by the rest of theirs."""
+        prefix = f"{path}."
+        start = bisect_left(self._paths, prefix)
+        end = bisect_left(self._paths, f"{path}/", start)  # '/' follows the dot
+        names = self._paths[start:end]
+        return {name[len(prefix) :]: self.tensors[name] for name in names}
 
 
-def _fill_at(path: str, module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> set[str]:
+def _check_depth(spec: LayerSpec, found: Mapping[str, Tensor], path: str) -> None:
+    """A layer of layers has tensors for each of them: so many are not made to find that they are missing."""
+    layers = spec.options.get("num_layers", 1)
+    if type(layers) is not int or layers > max(len(found), 1):
+        told = f"layer '{path}' is told to have {layers!r:.40} layers, and it has {len(found)} tensors"
+        raise UnsafeError("FXQ605", told)
+
+
+def _fill_at(path: str, module: nn.Module, found: Mapping[str, Tensor]) -> set[str]:
     if not state_of(module):
         return set()
-    found = _below(path, tensors)
-    fill(module, found, what)
+    fill(module, found, f"layer '{path}'")
     return {f"{path}.{name}" for name in found}
 
 
-def _fill_leaf(path: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
+def _fill_leaf(path: str, module: nn.Module, found: Mapping[str, Tensor]) -> set[str]:
     """Give a copy of the caller's module the tensors that were saved. FXQ609 where it is built differently."""
-    found, wanted = _below(path, tensors), state_of(module)
+    wanted = state_of(module)
     same = found.keys() == wanted.keys() and all(
         found[name].shape == wanted[name].shape and found[name].dtype is wanted[name].dtype for name in found
     )

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -19,13 +19,15 @@ from torch import Tensor
 from fxquant.artifact import seal
 from fxquant.artifact.limits import MOST_BYTES, MOST_HEADER_BYTES, MOST_RANK, MOST_TENSORS, check_limit
 from fxquant.artifact.text import int_of, list_of, malformed, object_of, parse
-from fxquant.errors import CorruptError
+from fxquant.errors import CorruptError, LimitError
 
 KEY = "fxquant"
 # dtypes of the format that are read, with their bytes
 SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "I32": 4, "I64": 8, "F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,1024}")
 _MARK = "fxq1 "
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_NAME_ONE = "name a file that compiled.save(path) wrote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,30 @@ def read_file(path: str | os.PathLike[str]) -> tuple[bytes, str]:
     """The bytes at a path, and how messages call it. FXQ601 where there is no file, FXQ607 where it is too large."""
     title = f"'{os.fspath(path)}'"
     try:
-        if not Path(path).is_file():
-            what = "is a folder" if Path(path).is_dir() else "does not exist"
-            raise CorruptError("FXQ601", f"{title} {what}", hint="name a file that compiled.save(path) wrote")
-        check_limit("bytes", os.path.getsize(path), MOST_BYTES)
-        return Path(path).read_bytes(), title
+        # a pipe that nobody writes to must not be waited for; what is no plain file is not read at all
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAIT)) as file:
+            size = _size_of(os.fstat(file.fileno()), title)
+            head = file.read(seal.END)
+            seal.check_head(head, size, title)  # before the rest is read: a large file that is no model costs nothing
+            file.seek(0)
+            return file.read(size), title  # less of it where somebody cuts it off meanwhile, which the seal tells
+    except FileNotFoundError as error:
+        raise CorruptError("FXQ601", f"{title[:200]} does not exist", hint=_NAME_ONE) from error
+    except IsADirectoryError as error:
+        raise CorruptError("FXQ601", f"{title[:200]} is a folder", hint=_NAME_ONE) from error
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
-        raise CorruptError("FXQ601", f"{title[:200]} cannot be read: {error}") from error
+        raise CorruptError("FXQ601", f"{title[:200]} cannot be read: {error}"[:400]) from error
+    except MemoryError as error:
+        told = f"{title[:200]} is larger than the memory that is left"
+        raise LimitError("FXQ607", told, hint="load it on a machine with more memory") from error
+
+
+def _size_of(facts: os.stat_result, title: str) -> int:
+    if not stat.S_ISREG(facts.st_mode):
+        what = "a folder" if stat.S_ISDIR(facts.st_mode) else "no plain file but a pipe, a socket or a device"
+        raise CorruptError("FXQ601", f"{title} is {what}", hint=_NAME_ONE)
+    check_limit("bytes", facts.st_size, MOST_BYTES)
+    return facts.st_size
 
 
 def read(data: bytes, title: str) -> Contents:

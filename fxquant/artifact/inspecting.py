@@ -124,10 +124,15 @@ def _check_ends(specs: Sequence[NodeSpec], signature: Signature) -> None:
     if len(inputs) != len(signature.tensor_leaves):
         raise malformed(f"its graph has {len(inputs)} inputs, its signature {len(signature.tensor_leaves)}")
     results = specs[-1].args[0]
-    if not isinstance(results, tuple) or not all(isinstance(result, Ref) for result in results):
+    if not isinstance(results, tuple) or not all(map(_is_of_nodes, results)):
         raise malformed("its output is no tuple of nodes")
     if any(isinstance(output, int) and output >= len(results) for output in signature.outputs):
         raise malformed(f"its signature names an output beyond the {len(results)} of its graph")
+
+
+def _is_of_nodes(result: Any) -> bool:
+    """A node, or a tuple of nodes that a module returned as it is (an LSTM's output and state)."""
+    return isinstance(result, Ref) or (isinstance(result, tuple) and all(map(_is_of_nodes, result)))
 
 
 def _tensors(contents: container.Contents, item: Mapping[str, Any]) -> tuple[tuple[torch.Tensor, ...] | None, Unpacked]:

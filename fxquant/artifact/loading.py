@@ -14,7 +14,15 @@ from fxquant import targets
 from fxquant.artifact.building import build, root_of
 from fxquant.artifact.inspecting import Artifact, inspect
 from fxquant.artifact.text import advised
-from fxquant.errors import ContractError, FxQuantError, FxQuantWarning, MissingLeafError, UnsafeError, did_you_mean
+from fxquant.errors import (
+    ContractError,
+    FxQuantError,
+    FxQuantWarning,
+    LimitError,
+    MissingLeafError,
+    UnsafeError,
+    did_you_mean,
+)
 from fxquant.model import CompiledModel
 from fxquant.pipeline import PassRecord, Pipeline, snapshot_at
 from fxquant.program import Program, Stage
@@ -32,15 +40,19 @@ def load(
     leaves: Mapping[str, Leaf] | None = None,
     types: Iterable[type] = (),
     target: str | None = None,
+    check_probe: bool = False,
 ) -> CompiledModel:
     """A compiled model that `compiled.save(path)` wrote: the same numbers, bit for bit, on the same engine.
 
     Args:
-        path: the file. It may come from anyone: nothing in it is executed, and every byte of it is checked.
+        path: the file. It may come from anyone: no code in it is executed, every byte of it is checked, and no op of
+            its graph runs before you call the model (weights are dequantized and packed).
         leaves: modules and functions of your own that the compiled model calls, by the name that the error FXQ609
             says. A module is copied, and its copy gets the numbers of the file.
         types: your own classes among the model's arguments and outputs (dataclasses, named tuples).
         target: another engine than the one it was compiled for; 'auto' for what suits this CPU.
+        check_probe: run the graph on the example that was saved with it, and hold each layer of the engine here to the
+            canonical graph. For files that you trust: the graph decides what is computed, and how long it takes.
 
     Raises:
         ArtifactError: FXQ601 to FXQ609, by what is wrong with the file.
@@ -50,19 +62,24 @@ def load(
     given = dict(leaves or {})
     _check_leaves(artifact, given)
     chosen = targets.resolve(artifact.target if target is None else target).engine
-    _warn_of_saturation(artifact, chosen)
+    _warn_unchecked(artifact, chosen, is_checked=check_probe and artifact.probe is not None)
     with one_compilation(), engine(chosen), advised():
-        return _compiled(artifact, given, chosen)
+        return _compiled(artifact, given, chosen, check_probe=check_probe)
 
 
-def _compiled(artifact: Artifact, leaves: Mapping[str, Leaf], target: str) -> CompiledModel:
+def _compiled(artifact: Artifact, leaves: Mapping[str, Leaf], target: str, *, check_probe: bool) -> CompiledModel:
     program = replace(_program(artifact, leaves), target=target)
-    pipeline = Pipeline((make("lower-native"),) if artifact.stage is Stage.LOWERED else ())
+    pipeline = Pipeline((make("lower-native", check=check_probe),) if artifact.stage is Stage.LOWERED else ())
     try:
         program, history = pipeline.run(program, artifact.ledger)
-    except FxQuantError:
-        raise
-    except Exception as error:  # a kernel's refusal of what passed every check: the file is at fault, not the caller
+    except FxQuantError as error:
+        if error.code not in ("FXQ403", "FXQ404"):
+            raise
+        # what failed is the pass, and what made it fail passed every check: the file is at fault
+        raise UnsafeError("FXQ605", f"the graph cannot be lowered: {error.message}"[:400]) from error
+    except MemoryError as error:
+        raise LimitError("FXQ607", "the graph takes more memory than is left") from error
+    except Exception as error:
         raise UnsafeError("FXQ605", f"the graph cannot be lowered: {error}"[:400]) from error
     if not history:
         now = snapshot_at(program)
@@ -87,6 +104,7 @@ def _program(artifact: Artifact, leaves: Mapping[str, Leaf]) -> Program:
         model_name=artifact.model_name,
         policy=artifact.policy,
         findings=artifact.findings,
+        is_foreign=True,
     )
 
 
@@ -117,13 +135,15 @@ def _check_leaves(artifact: Artifact, given: Mapping[str, Leaf]) -> None:
             raise MissingLeafError("FXQ609", told, hint=did_you_mean(name, artifact.leaves))
 
 
-def _warn_of_saturation(artifact: Artifact, target: str) -> None:
-    """Full-range sums that fit where the model was compiled may saturate here."""
-    cpu = targets.isa()
-    if targets.has_saturation_risk(target, cpu) and artifact.has_vnni and artifact.probe is None:
-        warnings.warn(
-            f"FXQ506 the model was compiled on a CPU with VNNI, this one has none: sums on '{target}' may saturate, "
-            "and the file has no probe to check them with (save(path, probe=True))",
-            FxQuantWarning,
-            stacklevel=3,
-        )
+def _warn_unchecked(artifact: Artifact, target: str, *, is_checked: bool) -> None:
+    """Kernels of another engine, or of a CPU without VNNI, may give other numbers than where the model was compiled."""
+    if is_checked:
+        return
+    way_out = "they are not checked here (save(path, probe=True), then load(path, check_probe=True))"
+    if targets.has_saturation_risk(target, targets.isa()) and artifact.has_vnni:
+        told = f"was compiled on a CPU with VNNI, this one has none: sums on '{target}' may saturate, and {way_out}"
+    elif target != artifact.target:
+        told = f"was compiled for '{artifact.target}': the kernels of '{target}' may give other numbers, and {way_out}"
+    else:
+        return
+    warnings.warn(f"FXQ506 the model {told}", FxQuantWarning, stacklevel=3)

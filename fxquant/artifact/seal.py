@@ -44,19 +44,24 @@ def digest_of(data: bytes | bytearray | memoryview) -> str:
 
 def check(data: bytes | bytearray | memoryview, title: str) -> None:
     """FXQ601 for what fxquant never wrote, FXQ602 for a part of a file, FXQ603 for a file with other bytes."""
-    _check_magic(data, title)
-    line = bytes(data[_START:END])
+    check_head(bytes(data[:END]), len(data), title)
+    if _digest(data) != digest_of(data):
+        raise ChecksumError("FXQ603", f"{title} is damaged: its bytes are not those that were saved", hint=_DAMAGED)
+
+
+def check_head(head: bytes, found: int, title: str) -> None:
+    """What the first END bytes of a file tell, `found` being its size: all of `check` but the hash."""
+    _check_magic(head, title)
+    line = head[_START:END]
     size, digest = line[:_SIZE], line[_SIZE : _SIZE + _HASH]
     if _HEX.fullmatch(line) is None or _line(size, digest) != line:
         raise ChecksumError("FXQ603", f"{title} is damaged: its seal is not one that fxquant wrote", hint=_DAMAGED)
     promised = int(size, 16)
-    if len(data) < promised:
-        raise _truncated(title, len(data), f"{promised:,}")
-    if len(data) > promised:
-        told = f"{title} is damaged: {len(data) - promised:,} bytes follow its end"
+    if found < promised:
+        raise _truncated(title, found, f"{promised:,}")
+    if found > promised:
+        told = f"{title} is damaged: {found - promised:,} bytes follow its end"
         raise ChecksumError("FXQ603", told, hint=_DAMAGED)
-    if _digest(data).encode() != digest:
-        raise ChecksumError("FXQ603", f"{title} is damaged: its bytes are not those that were saved", hint=_DAMAGED)
 
 
 def _check_magic(data: bytes | bytearray | memoryview, title: str) -> None:

@@ -151,6 +151,10 @@ class Checker:
         if weight is not None and weight.dim() != 2:
             self.wrong(spec, f"its table has the shape {list(weight.shape)}")
 
+    def store(self, spec: NodeSpec) -> None:
+        if self.constant(spec.args[0]) is None:
+            self.wrong(spec, "it writes to what is no tensor of the file")
+
     def recurrent(self, spec: NodeSpec) -> None:
         weights = spec.args[2]
         if not isinstance(weights, tuple | list) or not weights or len(weights) % 4:
@@ -185,6 +189,7 @@ _CHECKS: dict[str, Callable[[Checker, NodeSpec], None]] = {
     "fxq.dequantize_per_tensor": Checker.dequantize,
     "fxq.dequantize_per_channel": Checker.dequantize_channels,
     "fxq.dequantize_rows": Checker.rows,
+    "fxq.store": Checker.store,
     "nn.linear": Checker.linear,
     "nn.embedding": Checker.embedding,
     "nn.embedding_bag": Checker.embedding,

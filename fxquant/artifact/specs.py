@@ -78,6 +78,9 @@ def nodes_of(found: Any, layers: Mapping[str, LayerSpec], leaves: Mapping[str, s
     check_limit("nodes", len(items), MOST_NODES)
     reader = _Reader(layers, leaves)
     specs = tuple(reader.node(item, index) for index, item in enumerate(items))
+    unused = layers.keys() - {spec.target for spec in specs if spec.kind == "layer"}
+    if unused:
+        raise malformed(f"nothing calls its layer '{min(unused)}'")
     if not specs or specs[-1].kind != "out" or any(spec.kind == "out" for spec in specs[:-1]):
         raise malformed("its graph needs exactly one output, as the last node")
     return specs
@@ -90,7 +93,10 @@ class _Reader:
         self.names: set[str] = set()
 
     def node(self, found: Any, index: int) -> NodeSpec:
-        kind, name, *rest = list_of(found, f"node {index}") or [None, None]
+        items = list_of(found, f"node {index}")
+        if len(items) < 2:
+            raise malformed(f"node {index} has no name")
+        kind, name, *rest = items
         if kind not in KINDS:
             raise malformed(f"node {index} is of the kind {kind!r:.40}")
         self._name(name, index)

@@ -116,6 +116,19 @@ class Bounded:
     def __getitem__(self, index: Any) -> Any:
         return apply("getitem", self, index)
 
+    def __eq__(self, other: object) -> Any:
+        return apply("eq", self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return apply("ne", self, other)
+
+    __hash__ = object.__hash__
+
+    def __iadd__(self, other: Any) -> Any:
+        raise NoBound("a write in place")
+
+    __isub__ = __imul__ = __itruediv__ = __imatmul__ = __ipow__ = __iadd__
+
     def __gt__(self, other: Any) -> Any:
         return apply("gt", self, other)
 
@@ -181,8 +194,8 @@ def summed_slack(count: float) -> float:
 
 RULES: dict[str, Rule] = {}  # by the name of the function: torch.relu, F.relu and Tensor.relu are one op
 
-_HOMES = ("torch", "fxquant.")
-_BUILT_IN = (None, "_operator", "builtins", "math")
+_HOMES = ("torch.", "fxquant.")
+_BUILT_IN = (None, "torch", "_operator", "builtins", "math")
 
 
 def rule(*names: str) -> Callable[[AnyRule], AnyRule]:
@@ -202,7 +215,7 @@ def rule_of(func: Any) -> Rule | None:
     home, name = getattr(func, "__module__", None), getattr(func, "__name__", "")
     if home not in _BUILT_IN and not str(home).startswith(_HOMES):
         return None
-    if home == recurrent.__name__ and func is not recurrent._seen:
+    if home == recurrent.__name__ and func not in (recurrent._seen, recurrent._gru_step):
         return None  # written out in torch functions: these have the rules
     return RULES.get(name)
 

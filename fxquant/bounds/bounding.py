@@ -31,6 +31,7 @@ from fxquant.torch_ao import quiet
 
 if TYPE_CHECKING:
     from fxquant.model import CompiledModel
+    from fxquant.row import Row
 
 
 def error_bound(
@@ -53,25 +54,25 @@ def error_bound(
         raise UnmeasurableError("FXQ313", f"the model is {compiled.stage.name}", hint="call convert() first")
     leaves = _leaves(compiled, inputs)
     floating, canonical = compiled.trace_float(model).graph_module, compiled.canonical
-    sites = _computed_sites(canonical)
+    sites = computed_sites(canonical)
     reference, walk = Reference(floating, frozenset(sites.values())), Walk(canonical)
     expected, found = (_run(interpreter, leaves) for interpreter in (reference, walk))
     explain = Explain(canonical, sites, reference.values)
     with nothing_rounded():
         _run(explain, leaves)
     at_sites = {
-        site: _leaf("", walk.found[node], reference.values[site])
+        site: _at_site(node, walk, reference.values[site])
         for node, site in sites.items()
         if node in walk.found and _is_alike(walk.found[node], reference.values.get(site))
     }
     paths = _paths(compiled)
     return ErrorBound(
         leaves=tuple(_leaf(*three) for three in zip(paths, found, expected, strict=True)),
-        layers=_layers(compiled, at_sites, _own(sites, explain)),
+        layers=_layers(compiled, at_sites, sites, explain),
         unbounded=tuple(Unbounded(site, reason) for site, reason in walk.unbounded.items()),
         unexplained=tuple(Unexplained(site, explain.shift[site], excess) for site, excess in explain.excess.items()),
         _signature=compiled.program.signature,
-        _sites={site: leaf.bound for site, leaf in at_sites.items()},
+        _sites=at_sites,
     )
 
 
@@ -106,7 +107,7 @@ class Reference(fx.Interpreter):
 _COMPUTES = ("call_module", "call_function", "call_method")
 
 
-def _computed_sites(graph_module: fx.GraphModule) -> dict[fx.Node, str]:
+def computed_sites(graph_module: fx.GraphModule) -> dict[fx.Node, str]:
     """Node → the site whose value it gives: the last of its origins, where no later node has that one too."""
     last = {origins(node)[-1]: node for node in graph_module.graph.nodes if origins(node) and node.op in _COMPUTES}
     return {node: site for site, node in last.items()}
@@ -133,6 +134,13 @@ def _leaf(path: str, found: Any, expected: Any) -> LeafBound:
     return LeafBound(path, bounded.error + shift, (bounded.variance + shift.square()).sqrt())
 
 
+def _at_site(node: fx.Node, walk: Walk, expected: Tensor) -> Tensor:
+    """Before its result is rounded and after it, whichever is more: an engine's kernel gives the rounded one."""
+    coded = [walk.found[user] for user in node.users if user.target is qdq.quantize_per_tensor and user in walk.found]
+    bounds = [_leaf("", value, expected).bound for value in (walk.found[node], *coded)]
+    return torch.stack(bounds).amax(0)
+
+
 def _paths(compiled: CompiledModel) -> tuple[str, ...]:
     """Where the graph's outputs stand in the model's own, each at its first place."""
     signature = compiled.program.signature
@@ -143,24 +151,32 @@ def _paths(compiled: CompiledModel) -> tuple[str, ...]:
     return tuple(paths[signature.outputs.index(index)] for index in range(count))
 
 
-def _own(sites: Mapping[fx.Node, str], explain: Explain) -> dict[str, float]:
-    """What each site adds by itself: the shift of its weights, and half a step where its result is rounded."""
-    return {site: explain.shift.get(site, 0.0) + _half_step(node) for node, site in sites.items()}
-
-
 def _half_step(node: fx.Node) -> float:
     scales = [user.args[1] for user in node.users if user.target is qdq.quantize_per_tensor]
     return max((scale for scale in scales if isinstance(scale, float)), default=0.0) / 2
 
 
 def _layers(
-    compiled: CompiledModel, at_sites: Mapping[str, LeafBound], own: Mapping[str, float]
+    compiled: CompiledModel, bounds: Mapping[str, Tensor], sites: Mapping[fx.Node, str], explain: Explain
 ) -> tuple[LayerBound, ...]:
-    rows = [row for row in compiled.ledger.layers if row.site in at_sites]
-    found = []
-    for row in rows:
-        bound = at_sites[row.site].bound
-        largest, mean = (float(bound.max()), float(bound.mean())) if bound.numel() else (0.0, 0.0)
-        alone = own[row.site]
-        found.append(LayerBound(row.site, row.module, row.op, largest, mean, alone, max(0.0, largest - alone)))
-    return tuple(found)
+    nodes = {site: node for node, site in sites.items()}
+    return tuple(
+        _layer(row, bounds[row.site], _half_step(nodes[row.site]), explain)
+        for row in compiled.ledger.layers
+        if row.site in bounds
+    )
+
+
+def _layer(row: Row, bound: Tensor, half_step: float, explain: Explain) -> LayerBound:
+    largest, mean = (float(bound.max()), float(bound.mean())) if bound.numel() else (0.0, 0.0)
+    own = explain.shift.get(row.site, 0.0) + half_step
+    return LayerBound(
+        site=row.site,
+        module=row.module,
+        op=row.op,
+        largest=largest,
+        mean=mean,
+        own=own,
+        passed_on=max(0.0, largest - own),
+        weights=explain.allowed.get(row.site, 0.0),
+    )

@@ -64,6 +64,8 @@ def _of_one(name: str) -> Callable[..., Bounded]:
     function = getattr(home, name)
 
     def rule_of_one(input: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Bounded:
+        if inplace:
+            raise NoBound("a write in place")
         if name in ("elu", "leaky_relu", "celu") and _slope_of(args, kwargs) < 0:
             raise NoBound("a negative slope")
         turns = _TURNS.get(name, ())

@@ -28,7 +28,8 @@ _ARITHMETIC = 2.0**-16
 class Explain(Walk):
     """Runs the canonical graph with nothing rounded; each site goes on with the float model's value.
 
-    `shift` has the largest difference of each site, `excess` by how much the largest exceeds what is allowed.
+    `shift` has the largest difference of each site, `allowed` the most that any element may have, `excess` by how much
+    one exceeds what it may have.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Explain(Walk):
         writes = [node for node in graph_module.graph.nodes if node.target is aliasing.rewritten]
         self.kept = {source for node in writes for source in node.all_input_nodes}  # whose memory counts
         self.shift: dict[str, float] = {}
+        self.allowed: dict[str, float] = {}
         self.excess: dict[str, float] = {}
 
     def run_node(self, node: fx.Node) -> Any:
@@ -53,7 +55,13 @@ class Explain(Walk):
         if not expected.is_floating_point() or (isinstance(value, Tensor) and not value.is_floating_point()):
             return value
         self._compare(self.sites[node], lifted(value), expected)
-        return value if node in self.kept else exact(expected)
+        is_kept = node in self.kept or (bool(self.kept) and self._is_view(node, value))
+        return value if is_kept else exact(expected)
+
+    def _is_view(self, node: fx.Node, value: Tensor | Bounded) -> bool:
+        """Does the result lie in the memory of what it was made from? A write to the one is read in the other."""
+        sources = [self.env[source] for source in node.all_input_nodes if source in self.env]
+        return any(_memory(source) == _memory(value) for source in sources if isinstance(source, (Tensor, Bounded)))
 
     def _weight(self, node: fx.Node, value: Tensor) -> Bounded:
         scale = torch.as_tensor(self._get(node.args[1]), dtype=torch.float64)
@@ -70,6 +78,7 @@ class Explain(Walk):
         size = torch.where(expected.isfinite(), expected.abs(), 0.0).max().double()
         allowed = found.error + _ARITHMETIC * (size + found.error)
         self.shift[site] = float(torch.nan_to_num(shift, nan=torch.inf).max())
+        self.allowed[site] = float(allowed.max())
         over = torch.where(shift <= allowed, 0.0, shift - allowed)
         if bool((over != 0).any()):
             self.excess[site] = float(torch.nan_to_num(over, nan=torch.inf).max())
@@ -81,3 +90,8 @@ def _half(value: Tensor, before: Any) -> Any:
         return value
     weight = exact(value)
     return replace(weight, error=2.0**-11 * weight.value.abs() + 2.0**-25)
+
+
+def _memory(value: Tensor | Bounded) -> int:
+    tensor = value if isinstance(value, Tensor) else value.value
+    return int(tensor.untyped_storage()._cdata)

@@ -1,4 +1,7 @@
-"""Float recurrent layers: torch's fused calls, written out step by step as `fxquant.recurrent` has them."""
+"""Recurrent layers: torch's fused float calls written out as `fxquant.recurrent` has them, and a GRU's step as a whole.
+
+h' = z h + (1 - z) n,   e' = z e_h + (1 - z) e_n + |h - n| e_z + e_z (e_h + e_n)      z is between 0 and 1
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fxquant import recurrent
-from fxquant.bounds.bounded import RULES, NoBound, lifted
+from fxquant.bounds.bounded import RULES, Bounded, NoBound, lifted, made, rule
 
 
 def _layer(op: Callable[..., Any], states: int) -> Callable[..., Any]:
@@ -47,3 +50,18 @@ def _cell(op: Callable[..., Any]) -> Callable[..., Any]:
 RULES["lstm"], RULES["gru"] = _layer(recurrent.lstm, 2), _layer(recurrent.gru, 1)
 RULES["lstm_cell"], RULES["gru_cell"] = _cell(recurrent.lstm_cell), _cell(recurrent.gru_cell)
 RULES["rnn_tanh_cell"], RULES["rnn_relu_cell"] = _cell(recurrent.rnn_tanh_cell), _cell(recurrent.rnn_relu_cell)
+
+
+@rule("_gru_step")
+def gru_step(inputs: Any, hidden: Any, state: tuple[Any, ...]) -> tuple[Bounded, ...]:
+    """An average of the old state and the new one: op by op its errors would add where they are averaged."""
+    (input_r, input_z, input_n), (hidden_r, hidden_z, hidden_n) = (
+        RULES["chunk"](lifted(gates), 3, -1) for gates in (inputs, hidden)
+    )
+    n = RULES["tanh"](input_n + RULES["sigmoid"](input_r + hidden_r) * hidden_n)
+    z, h = RULES["sigmoid"](input_z + hidden_z), lifted(state[0])
+    value = n.value + z.value * (h.value - n.value)
+    apart = (h.value - n.value).abs()
+    error = z.value * h.error + (1 - z.value) * n.error + z.error * (apart + h.error + n.error)
+    variance = z.value.square() * h.variance + (1 - z.value).square() * n.variance + z.variance * apart.square()
+    return (made(value, error, variance, of=value.abs() + n.value.abs() + h.value.abs() + error),)

@@ -27,7 +27,10 @@ class LeafBound:
 
 @dataclass(frozen=True, slots=True)
 class LayerBound:
-    """Of one call site. `own` is what it and the rounding of its result add, `passed_on` comes from before it."""
+    """Of one call site. `own` is what it and the rounding of its result add, `passed_on` comes from before it.
+
+    `weights` is the most that half a step on each of its weights can do to one element, on the float model's inputs.
+    """
 
     site: str
     module: str
@@ -36,6 +39,7 @@ class LayerBound:
     mean: float
     own: float
     passed_on: float
+    weights: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,7 @@ class ErrorBound:
         return tuple(self._sites)
 
     def bound_at(self, site: str) -> Tensor:
-        """The bound of the value that a call site gives, elementwise. KeyError for a site without one."""
+        """The bound of the value that a call site gives, elementwise, its rounding included. KeyError where none is."""
         return self._sites[site]
 
     def violation(self, actual: Any, expected: Any) -> Violation | None:
@@ -112,14 +116,17 @@ class ErrorBound:
 
         Both in the model's output structure. A NaN on one side only violates every bound but infinity.
         """
-        pairs = zip(self._tensors(actual, "actual"), self._tensors(expected, "expected"), self.leaves, strict=True)
-        for found, wanted, leaf in pairs:
-            error = difference(found, wanted)
+        for error, leaf in zip(self.errors(actual, expected), self.leaves, strict=True):
             too_far = ~(error <= leaf.bound)
             if bool(too_far.any()):
                 index = tuple(int(at) for at in too_far.nonzero()[0])
                 return Violation(leaf.path, index, float(error[index]), float(leaf.bound[index]))
         return None
+
+    def errors(self, actual: Any, expected: Any) -> list[Tensor]:
+        """|actual - expected| of each output tensor, in the order of `leaves`. FXQ120 where they are no results."""
+        pairs = zip(self._tensors(actual, "actual"), self._tensors(expected, "expected"), strict=True)
+        return [difference(found, wanted) for found, wanted in pairs]
 
     def holds(self, actual: Any, expected: Any) -> bool:
         """Is every output element of `actual` within its bound of `expected`?"""
@@ -127,8 +134,8 @@ class ErrorBound:
 
     def share(self, actual: Any, expected: Any) -> float:
         """The largest error over its bound, 0 to 1 where all hold; 0 where there is no error."""
-        pairs = zip(self._tensors(actual, "actual"), self._tensors(expected, "expected"), self.leaves, strict=True)
-        found = (difference(left, right) / leaf.bound.clamp(min=1e-300) for left, right, leaf in pairs)
+        pairs = zip(self.errors(actual, expected), self.leaves, strict=True)
+        found = (error / leaf.bound.clamp(min=1e-300) for error, leaf in pairs)
         return max((float(shares.max()) for shares in found if shares.numel()), default=0.0)
 
     def _tensors(self, value: Any, name: str) -> list[Tensor]:

@@ -35,8 +35,8 @@ class Walk(fx.Interpreter):
         value = self._value(node, tuple(args), dict(kwargs))
         if isinstance(value, Tensor) and node.op != "get_attr":
             self.found[node] = exact(value)
-        elif isinstance(value, Bounded):
-            self.found[node] = value
+        elif isinstance(value, (Bounded, Codes)):
+            self.found[node] = value.value if isinstance(value, Codes) else value
         return value
 
     def _value(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

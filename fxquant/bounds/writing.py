@@ -11,21 +11,30 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from fxquant import aliasing
-from fxquant.bounds.bounded import PARTS, RULES, Bounded, NoBound, lifted, rule
+from fxquant.bounds.bounded import PARTS, RULES, Bounded, NoBound, exact, lifted, rule
 
 
 def _all(value: Any) -> Any:
-    return tree_map_only((Bounded, Tensor), lambda leaf: lifted(leaf) if _is_float(leaf) else leaf, value)
+    """Lifted; plain tensors that share memory are views of one lifted memory, with their places in it as before."""
+    memories: dict[int, Bounded] = {}
 
+    def lift(leaf: Any) -> Any:
+        if isinstance(leaf, Bounded) or not leaf.is_floating_point():
+            return leaf
+        storage = leaf.untyped_storage()
+        if storage._cdata not in memories:
+            size = storage.nbytes() // leaf.element_size()
+            memories[storage._cdata] = exact(leaf.detach().as_strided((size,), (1,), 0))
+        whole, place = memories[storage._cdata], (leaf.size(), leaf.stride(), leaf.storage_offset())
+        return Bounded(*(getattr(whole, part).as_strided(*place) for part in PARTS))
 
-def _is_float(leaf: Any) -> bool:
-    return isinstance(leaf, Bounded) or leaf.is_floating_point()
+    return tree_map_only((Bounded, Tensor), lift, value)
 
 
 @rule("rewritten")
 def rewritten(written: Any, value: Any, members: Sequence[Any]) -> tuple[Any, ...]:
     """Views of the errors lie in their storage as views of the values do in theirs; where not, there is no bound."""
-    written, members = _all(written), _all(list(members))
+    written, members = _all((written, list(members)))
     value = lifted(value)
     results = []
     for part in PARTS:

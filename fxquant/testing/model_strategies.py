@@ -127,5 +127,6 @@ def _outputs(draw: st.DrawFn, spec: ModelSpec) -> tuple[int, ...]:
     *others, last = floats
     ends = [index for index in others if index not in read and index >= len(spec.takes)]
     given = [index for index in ends if draw(st.booleans())]
-    inner = [draw(st.sampled_from(others[::-1]))] if others and draw(st.booleans()) else []
+    has_inner: bool = bool(others) and draw(st.booleans())
+    inner: list[int] = [draw(st.sampled_from(others[::-1]))] if has_inner else []
     return tuple(dict.fromkeys([*inner, *given, last]))

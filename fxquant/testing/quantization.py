@@ -32,6 +32,7 @@ def quantization_test(
     metric: Metric | None = None,
     max_drop: float = 0.0,
     max_examples: int | None = None,
+    outside: float = 0.1,
     **options: Any,
 ) -> Callable[[Body], Callable[[], None]]:
     """Turn a model into a property test: it is compiled once, and held to the float model on inputs that are drawn.
@@ -49,6 +50,8 @@ def quantization_test(
         qconfig_mapping: as for `fxquant.compile`.
         bound, min_sqnr_db, metric, max_drop: as for `assert_within_tolerance`.
         max_examples: how many inputs; None: what the hypothesis profile says.
+        outside: how far beyond the calibrated ranges inputs may lie, as a share of their width. What lies outside is
+            clipped, so a floor of SQNR wants 0.
         options: of `fxquant.compile`: calibration_data, example_inputs, target, strict, ...
 
     Raises:
@@ -56,7 +59,7 @@ def quantization_test(
     """
     if not bound and min_sqnr_db is None and metric is None:
         raise UsageError("FXQ122", "nothing is tested: no bound, no min_sqnr_db, no metric", hint="leave bound at True")
-    limits = {"bound": bound, "min_sqnr_db": min_sqnr_db, "metric": metric, "max_drop": max_drop}
+    limits: dict[str, Any] = {"bound": bound, "min_sqnr_db": min_sqnr_db, "metric": metric, "max_drop": max_drop}
     subject = _Subject(model, qconfig_mapping, options)
 
     def decorate(body: Body) -> Callable[[], None]:
@@ -66,7 +69,7 @@ def quantization_test(
         @given(st.data())
         def test(data: st.DataObject) -> None:
             compiled, float_model = subject.models()
-            call = data.draw(inputs(compiled), label="inputs")
+            call = data.draw(inputs(compiled, outside=outside), label="inputs")
             statistics.add(assert_within_tolerance(compiled, float_model, (call.args, call.kwargs), **limits))
             body(compiled, *call.args, **call.kwargs)
 

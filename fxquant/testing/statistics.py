@@ -18,7 +18,8 @@ class Statistics:
 
     name: str
     held: int = 0
-    largest_share: float | None = None  # of the derived bound
+    largest_error: float = 0.0
+    is_bounded: bool = False  # did a derived bound judge it?
     least_sqnr_db: float = field(default=float("inf"))
     largest_drop: float | None = None
 
@@ -33,13 +34,15 @@ class Statistics:
         """One input that held."""
         self.held += 1
         self.least_sqnr_db = min(self.least_sqnr_db, found.sqnr_db)
-        self.largest_share = _larger(self.largest_share, found.share_of_bound)
+        self.largest_error = max(self.largest_error, found.largest_error)
+        self.is_bounded |= found.share_of_bound is not None
         self.largest_drop = _larger(self.largest_drop, found.metric_drop)
 
     def __str__(self) -> str:
-        told = [f"{self.name}: {self.held:,} inputs held, SQNR at least {self.least_sqnr_db:.1f} dB"]
-        if self.largest_share is not None:
-            told.append(f"error at most {self.largest_share:.1%} of its bound")
+        inputs = "input" if self.held == 1 else "inputs"
+        told = [f"{self.name}: {self.held:,} {inputs} held, SQNR at least {self.least_sqnr_db:.1f} dB"]
+        within = ", within the bound of each" if self.is_bounded else ""
+        told.append(f"error at most {self.largest_error:.4g}{within}")
         if self.largest_drop is not None:
             told.append(f"metric down by at most {self.largest_drop:.4g}")
         return ", ".join(told)

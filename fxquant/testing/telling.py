@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fxquant.signature import Signature
 
+_NO_LITERAL = re.compile(r"\b(nan|inf)\b")  # numbers that repr writes and Python does not read
 _FEW = 64  # elements of a tensor that is shown whole
 
 
@@ -27,7 +29,8 @@ def told(tensor: Tensor) -> str:
         return f"torch.empty({tuple(tensor.shape)}, dtype=torch.{dtype})"
     if tensor.numel() <= _FEW:
         suffix = "" if tensor.dtype in (torch.float32, torch.int64, torch.bool) else f", dtype=torch.{dtype}"
-        return f"torch.tensor({_short(tensor.tolist())}{suffix})"
+        code = _NO_LITERAL.sub(r'float("\1")', str(_short(tensor.tolist())))
+        return f"torch.tensor({code}{suffix})"
     sizes = "×".join(map(str, tensor.shape))
     if tensor.dtype is torch.bool:
         return f"bool[{sizes}], {int(tensor.sum())} of them true"

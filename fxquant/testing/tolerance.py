@@ -74,6 +74,7 @@ def assert_within_tolerance(
         UsageError: FXQ121 for a metric that gives no finite number.
         UnmeasurableError: FXQ313 while the model is still calibrating.
     """
+    __tracebackhide__ = True  # pytest shows the line of the test, not this one
     session = _Session(compiled, float_model, inputs)
     limits = session.check_bound(is_alone=min_sqnr_db is None and metric is None) if bound else None
     if min_sqnr_db is not None:
@@ -98,6 +99,7 @@ class _Session:
     # The three checks -----------------------------------------------------------------------------------------------
 
     def check_bound(self, *, is_alone: bool) -> ErrorBound:
+        __tracebackhide__ = True
         limits = error_bound(self.compiled, (self.args, self.kwargs), model=self.model)
         for site in limits.unexplained:
             row = self.compiled.ledger[site.site]
@@ -108,20 +110,26 @@ class _Session:
         if violation is not None:
             self.fail("bound", str(violation), self.trial().beyond(limits))
         if is_alone and not limits.is_finite:
-            site = limits.unbounded[0] if limits.unbounded else None
-            why = "" if site is None else f": {site.reason}"
-            row = None if site is None else self.compiled.ledger[site.site]
+            first = limits.unbounded[0] if limits.unbounded else None
+            why = "" if first is None else f": {first.reason}"
+            culprit = (
+                None
+                if first is None
+                else Culprit(self.compiled.ledger[first.site], f"nothing is promised after it{why}")
+            )
             told = "an output has no derived bound; ask for min_sqnr_db= or metric= beside it"
-            self.fail("bound", told, None if row is None else Culprit(row, f"nothing is promised after it{why}"))
+            self.fail("bound", told, culprit)
         return limits
 
     def check_sqnr(self, least: float) -> None:
+        __tracebackhide__ = True
         found = self.sqnr_db(self.actual)
         if not found >= least:
             culprit = self.trial().bisected(lambda output: self.sqnr_db(output) >= least)
             self.fail("sqnr", f"the output's SQNR is {found:.1f} dB, at least {least:g} dB is asked", culprit)
 
     def check_metric(self, metric: Metric, max_drop: float) -> float:
+        __tracebackhide__ = True
         before, after = (_number(metric, output) for output in (self.expected, self.actual))
         if not before - after <= max_drop:
             culprit = self.trial().bisected(lambda output: before - _number(metric, output) <= max_drop)
@@ -154,7 +162,7 @@ class _Session:
         return Tolerance(largest, share, self.sqnr_db(self.actual), drop)
 
     def fail(self, check: str, message: str, culprit: Culprit | None) -> None:
-        __tracebackhide__ = True  # pytest shows the line of the test, not this one
+        __tracebackhide__ = True
         where = (
             "giving every layer the float model's values does not mend it: what is lost is lost at the output"
             if culprit is None
@@ -184,7 +192,8 @@ def call_of(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
 
 def _number(metric: Metric, output: Any) -> float:
     """The metric of an output. FXQ121 for what is no finite number; what the metric raises is the user's own."""
-    found = metric(output)
+    with torch.no_grad():
+        found = metric(output)
     if isinstance(found, Tensor) and found.numel() == 1:
         found = found.item()
     if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):

@@ -23,7 +23,7 @@ _CONVS: dict[str, type[nn.Module]] = {
 
 def _skipped(kind: type[nn.Module], *args: Any, **options: Any) -> nn.Module:
     """A module whose weights are not drawn yet: the global random state is left alone."""
-    made: nn.Module = nn.utils.skip_init(kind, *args, **options)
+    made: nn.Module = nn.utils.skip_init(kind, *args, **options)  # type: ignore[no-untyped-call]
     return made
 
 

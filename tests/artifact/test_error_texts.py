@@ -71,7 +71,7 @@ def test_the_text_is_the_golden_one(name, tmp_path):
     assert text == path.read_text(encoding="utf-8")
 
 
-def test_fxq506_a_cpu_without_vnni_is_told_unless_there_is_a_probe(tmp_path, monkeypatch):
+def test_fxq506_a_cpu_without_vnni_is_told_unless_a_probe_is_checked(tmp_path, monkeypatch):
     """As if compiled on a CPU with VNNI and loaded on one without."""
     monkeypatch.setattr(targets, "isa", lambda: targets.Isa("x86_64", True, True, False, False, False))
     path = tmp_path / "m.fxq.safetensors"
@@ -79,6 +79,8 @@ def test_fxq506_a_cpu_without_vnni_is_told_unless_there_is_a_probe(tmp_path, mon
     with pytest.warns(fxquant.FxQuantWarning, match="^FXQ506 the model was compiled on a CPU with VNNI"):
         fxquant.load(path)
     path.write_bytes(edited(saved("mlp", probe=True), lambda facts: facts.update({"machine": ["x86_64", True]})))
-    fxquant.load(path)  # a warning would be an error here
+    with pytest.warns(fxquant.FxQuantWarning, match="not checked here"):
+        fxquant.load(path)  # what stands in a file is not run unasked
+    fxquant.load(path, check_probe=True)  # a warning would be an error here
     path.write_bytes(edited(saved("mlp"), lambda facts: facts.update({"machine": ["x86_64", False]})))
     fxquant.load(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -312,8 +313,13 @@ def test_an_argmax_is_known_where_the_winner_is_certain():
         lambda x: F.dropout(x, 0.5, training=True),
         lambda x: F.interpolate(x[None, None], scale_factor=2.0, mode="bicubic"),
         lambda x: torch.zeros(3)[x],
-        lambda x: bool(x.sum() > 0) if float(x.error.sum()) > 1e9 else bool(x),
+        bool,
         lambda x: F.batch_norm(x, None, None, training=True),
+        lambda x: x.add_(1.0),
+        lambda x: F.relu(x, inplace=True),
+        lambda x: operator.iadd(x, 1.0),
+        lambda x: operator.setitem(x, 0, 1.0),
+        lambda x: x // 2,
     ],
 )
 def test_what_has_no_rule_says_so(op):
@@ -328,6 +334,7 @@ def test_no_rule_is_entered_twice_and_every_rule_has_a_name_of_torchs():
         "dequantize_per_tensor",
         "choose_qparams",
         "_seen",
+        "_gru_step",
         "rewritten",
         "with_item",
         "applied",

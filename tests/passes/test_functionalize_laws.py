@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+import fxquant
 from fxquant.passes.functionalize import Functionalize
 from support.asserts import assert_same, fingerprint
+from support.compiling import ENGINES
 from support.tracing import call, run_passes
 
 # Each works on a tensor and on its shadow, an eager tensor of the same shape and strides that tells what is legal.
@@ -205,3 +208,23 @@ def test_whatever_is_written_every_alias_reads_the_same(model):
 def clone_of(x):
     """With the same strides, which decide where reshape copies."""
     return torch.empty_strided(x.size(), x.stride()).copy_(x)
+
+
+class _ThroughAView(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(2, 3)
+
+    def forward(self, x):
+        hidden = self.line(x)
+        hidden.flatten(1).add_(5.0)
+        return hidden
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_write_through_a_view_of_a_quantized_layer_is_not_lost(target):
+    """Found by I10: a quantize and dequantize stood between the layer and its view, which then shared no memory."""
+    model = _ThroughAView().eval()
+    x = torch.linspace(-2, 2, 48).sin().reshape(8, 3, 2)
+    made = fxquant.compile(model, "int8", calibration_data=x, target=target)
+    assert (made(x) - model(x)).abs().max() < 0.1

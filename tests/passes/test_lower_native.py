@@ -376,3 +376,22 @@ def test_packed_weights_run_under_another_engine_to_within_rounding():
         expected = run(model, target, *case.inputs())
         for other in SOUND:
             torch.testing.assert_close(run(model, other, *case.inputs()), expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("target", ENGINES)
+def test_a_constant_of_a_kernel_never_takes_the_name_of_a_module(target):
+    """The copy of a shared norm is called norm_2, and so was the bias that the first one's kernel holds."""
+    model = Shared().eval()
+    x = torch.tensor([[-1.0, 0.2, 2.0], [1.0, -2.0, 0.5], [0.3, 1.8, -0.7]])
+    made = fxquant.compile(model, "int8", calibration_data=x, target=target)
+    assert {row.effective for row in made.ledger.layers} == {"int8"}
+    assert sqnr_db(model(x), made(x)) > 30
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(3)
+
+    def forward(self, x):
+        return self.layer_norm(self.layer_norm(x))

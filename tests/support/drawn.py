@@ -1,4 +1,4 @@
-"""Drawn snapshots, and edits of them whose diff is known beforehand. Torch-free, like what they test."""
+"""Edits of drawn snapshots whose diff is known beforehand. Torch-free, like what they test."""
 
 from __future__ import annotations
 
@@ -9,45 +9,8 @@ from hypothesis import strategies as st
 
 from fxquant.graphs.change import Change
 from fxquant.graphs.snapshot import REFERENCE, GraphSnapshot, NodeRecord, TensorInfo
-
-KINDS = ("conv2d", "linear", "relu", "add", "mul", "cat")
-SHAPES = ((1, 4), (1, 4, 8, 8), ())
-
-
-def node(name: str, kind: str, *inputs: str, origins: tuple[str, ...] = (), **fields: object) -> NodeRecord:
-    """A call of `kind` that reads `inputs`."""
-    args = "(" + ", ".join(f"%{source}" for source in inputs) + ")"
-    read = tuple(dict.fromkeys(inputs))
-    return NodeRecord(name, "call_function", f"torch.{kind}", kind, args, read, origins, **fields)  # type: ignore[arg-type]
-
-
-@st.composite
-def snapshots(
-    draw: st.DrawFn, *, has_origins: bool | None = None, is_distinct: bool = False, most: int = 12
-) -> GraphSnapshot:
-    """A graph of one or two inputs, some ops, and an output that reads all that nothing else reads.
-
-    With `is_distinct` no two ops have the same attributes, so that each can be told from the others without origins.
-    """
-    traced = draw(st.booleans()) if has_origins is None else has_origins
-    count = draw(st.integers(1, 2))
-    nodes = [
-        NodeRecord(f"x{i}", "placeholder", f"x{i}", f"x{i}", "()", origins=(f"x{i}",) if traced else ())
-        for i in range(count)
-    ]
-    for index in range(draw(st.integers(1, most))):
-        sources = draw(st.lists(st.sampled_from([n.name for n in nodes]), min_size=1, max_size=2))
-        name = f"n{index}"
-        option = str(index) if is_distinct else draw(st.sampled_from("ab"))
-        value = TensorInfo("float32", draw(st.sampled_from(SHAPES)))
-        nodes.append(
-            node(name, draw(st.sampled_from(KINDS)), *sources, origins=(name,) if traced else (),
-                 attributes=(("option", option),), values=(value,), where=f"model.py:{index}")
-        )  # fmt: skip
-    read = {source for n in nodes for source in n.inputs}
-    sinks = [n.name for n in nodes if n.name not in read]
-    last = node("output", "output", *sinks, origins=("output",) if traced else ())
-    return GraphSnapshot((*nodes, replace(last, op="output", target="output")), "Drawn")
+from fxquant.testing.snapshot_strategies import call as node
+from fxquant.testing.snapshot_strategies import snapshots as snapshots
 
 
 @dataclass(frozen=True)
@@ -77,11 +40,12 @@ def _reading(record: NodeRecord, old: str, new: str, *, place: int | None = None
 
 def retype(draw: st.DrawFn, graph: GraphSnapshot, at: NodeRecord, fresh: str) -> Planted:
     """Another attribute, dtype or class."""
+    other = "float32" if at.values[0].dtype == "quint8" else "quint8"
     changed = draw(
         st.sampled_from(
             [
                 replace(at, attributes=(("option", "changed"),)),
-                replace(at, values=(TensorInfo("quint8", at.values[0].shape),)),
+                replace(at, values=(TensorInfo(other, at.values[0].shape),)),
                 replace(at, kind="gelu", target="torch.gelu"),
             ]
         )

@@ -10,6 +10,7 @@ BENCHES = {
     "facts": "what raw FX gets wrong in silence, beside what fxquant makes of it",
     "import_time": "`fxquant --help`, and `import fxquant` over `import torch`",
     "reports": "seconds and bytes of a report of ResNet-50, part by part",
+    "bounds": "derived error bounds and estimates over measured errors, on every model of the zoo",
     "graphs": "snapshots and diffs of 10,000 nodes, DOT of 1,500, analyses",
     "artifacts": "loading a saved model against rebuilding it, and its bytes over the payload",
     "peak_memory": "one model on one side, in this process (raw_fx calls it)",
