@@ -56,7 +56,8 @@ def _fuzz(name: str, seconds: int, keep: str, corpus: str) -> int:
     with atheris.instrument_imports(include=["fxquant"], enable_loader_override=False):
         from fuzzing.targets import TARGETS
 
-        import fxquant.artifact.inspecting  # noqa: F401  # imported late by the target, and to be instrumented
+        import fxquant.artifact.inspecting
+        import fxquant.graphs.codec  # noqa: F401  # both are imported late by the targets, and are to be instrumented
 
     target = TARGETS[name]
     for number, seed in enumerate(target.seeds()):
