@@ -116,9 +116,15 @@ class CompiledModel(nn.Module):
             check_finite(self._program, leaves, "this call", "clean the data, or compile with guard_inputs=False")
         try:
             with torch.no_grad():  # forward, not a call: a call of fx prints its own account of an error
-                return signature.rebuild(self._program.graph_module.forward(*leaves))
+                return signature.rebuild(self._graph_for(leaves).forward(*leaves))
         except _REFUSALS as error:
             raise _refused(leaves, error) from error
+
+    def _graph_for(self, leaves: tuple[torch.Tensor, ...]) -> fx.GraphModule:
+        """The lowered graph; for an empty batch the canonical one: oneDNN's kernels lose dimensions or refuse it."""
+        canonical = self._program.canonical
+        is_empty = canonical is not None and any(leaf.numel() == 0 for leaf in leaves)
+        return canonical if is_empty else self._program.graph_module  # type: ignore[return-value]
 
     def convert(self) -> CompiledModel:
         """Finish a CALIBRATING model in place and return it. FXQ301 when it has seen nothing."""

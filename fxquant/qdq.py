@@ -49,6 +49,8 @@ def choose_qparams(x: Tensor, reduce_range: bool) -> tuple[float, int]:
 
     The range is widened to hold zero; `reduce_range` asks for 7 bits, for engines whose 16-bit sums could saturate.
     """
+    if x.numel() == 0:
+        return 1.0, 0  # no value is quantized with them
     scale, zero_point = torch._choose_qparams_per_tensor(x, reduce_range)
     return float(scale), int(zero_point)
 

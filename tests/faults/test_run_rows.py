@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import fxquant
-from fxquant import targets, torch_ao
+from fxquant import qdq, targets, torch_ao
 from fxquant.errors import EngineUnavailableError, ExampleInputError, LoweringError, NonFiniteError
+from fxquant.testing import InputSpec, ModelSpec, Op
 from support.asserts import assert_same, untouched, world
 from support.compiling import ENGINES
+from support.compiling import compiled as of_case
 from support.models import MODELS
 
 CASE = MODELS["mlp"]
@@ -78,6 +80,25 @@ def test_row_67_nan_and_infinity_are_refused_where_inputs_are_guarded():
 
 def test_row_68_an_empty_batch_runs():
     assert compiled()(torch.zeros(0, 8)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("preset", ["int8", "int8-dynamic"])
+@pytest.mark.parametrize("target", ENGINES)
+def test_row_68_an_empty_batch_keeps_its_dimensions_on_every_engine(target, preset):
+    """oneDNN's own linear gives (0, 4) here."""
+    linear = ModelSpec((InputSpec((3, 2)),), (Op("linear", (0,), width=4),), (1,))
+    model = fxquant.compile(linear.build(), preset, calibration_data=linear.batches(), target=target)
+    assert model(torch.zeros(0, 3, 2)).shape == (0, 3, 4)
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm_state", "gru"])
+def test_row_68_an_empty_batch_runs_through_recurrent_layers_on_onednn(name):
+    model = of_case(MODELS[name], "int8-dynamic", target="onednn")
+    assert len(model(*MODELS[name].inputs(0, 0))) == 0
+
+
+def test_row_68_a_dynamic_layer_that_no_kernel_runs_takes_an_empty_batch():
+    assert qdq.choose_qparams(torch.zeros(0, 4), False) == (1.0, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.float16, torch.bfloat16, torch.float64])
