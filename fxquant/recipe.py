@@ -30,7 +30,7 @@ from fxquant.qconfigs import PRESETS
 from fxquant.regexes import read_regex
 
 SCHEMA = 1
-MOST_BYTES = 1 << 20
+MOST_BYTES = 1 << 18
 # A dotted key of more than 64 parts: tomllib's time grows with the square of them.
 DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""")
 SCHEMES = (*PRESETS, "float")
