@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fxquant
-from fxquant import torch_ao
+from fxquant import qdq, torch_ao
 from fxquant.graphs.snapping import snapshot_of
 from fxquant.ledger import Ledger
 from fxquant.observation import observer_of
@@ -146,6 +146,32 @@ def test_i19_observers_put_in_and_taken_out_leave_the_same_numbers(spec, asked):
     plain = fxquant.compile(spec.build(), policy(asked), calibration_data=spec.batches(), target="x86",
                             passes=Pipeline(pipeline.passes[:-1]))  # fmt: skip
     assert_same(outputs(program, spec), outputs(plain.program, spec))
+
+
+@dataclass(frozen=True)
+class Note(Pass):
+    """Writes down what every observer computed, in graph order."""
+
+    name: ClassVar[str] = "note"
+    seen: list[tuple[float, int]] = field(default_factory=list, repr=False)
+
+    def run(self, program, ledger):
+        observed = (observer_of(program.graph_module, node) for node in program.graph.nodes)
+        found = (observation.qparams() for observation in observed if observation is not None)
+        self.seen.extend((float(qparams.scale), int(qparams.zero_point)) for qparams in found)
+        return program
+
+
+@examples(0.7)
+@given(spec=drawn(kinds=("linear", "conv1d", "conv2d", "relu", "add", "gelu", "max_pool")), asked=static)
+def test_each_activation_has_the_scale_of_its_own_observer(spec, asked):
+    """Not that of another site. What convert made has the observers' order, less what nothing reads."""
+    note = Note()
+    made = compiled(spec, asked, passes=fxquant.default_pipeline().before("convert", note))
+    nodes = made.canonical.graph.nodes
+    found = [(node.args[1], node.args[2]) for node in nodes if node.target is qdq.quantize_per_tensor]
+    rest = iter(note.seen)
+    assert all(scale in rest for scale in found), (found, note.seen)
 
 
 @examples(1)

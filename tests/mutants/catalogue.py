@@ -69,6 +69,7 @@ MUTANTS = (
         "        for n in program.graph.nodes\n"
         "        if observer_of(program.graph_module, n)\n"
         "    ).qparams()\n",
+        ("tests/laws/test_drawn_passes.py", "tests/laws"),
     ),
     Mutant(
         "the bias is dropped",
