@@ -64,11 +64,8 @@ MUTANTS = (
         "the scale of another site",
         "passes/convert.py",
         "    qparams = _kept_from(program, source) or observation.qparams()\n",
-        "    qparams = _kept_from(program, source) or next(\n"
-        "        observer_of(program.graph_module, n)\n"
-        "        for n in program.graph.nodes\n"
-        "        if observer_of(program.graph_module, n)\n"
-        "    ).qparams()\n",
+        "    seen = [observer_of(program.graph_module, n) for n in program.graph.nodes]\n"
+        "    qparams = _kept_from(program, source) or [one for one in seen if one is not None][-1].qparams()\n",
         ("tests/laws/test_drawn_passes.py", "tests/laws"),
     ),
     Mutant(
