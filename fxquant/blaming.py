@@ -11,22 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, fx
 
-from fxquant import qdq
-from fxquant.aliasing import restore_buffers, rewritten, saved_buffers
 from fxquant.bounds.result import ErrorBound, difference
 from fxquant.origin import origins
 from fxquant.program import Program
 from fxquant.row import Row
-from fxquant.targets import has_saturation_risk, isa
-from fxquant.torch_ao import quiet
+from fxquant.sites import Reference, as_codes, computed_sites, replaceable, run_once
 
 if TYPE_CHECKING:
     from fxquant.model import CompiledModel
-
-_COMPUTES = ("call_module", "call_function", "call_method")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +63,10 @@ class Trial:
 
     def beyond(self, bound: ErrorBound) -> Culprit | None:
         """The first site, in the order of the graph that runs, whose value is further off than its own bound."""
-        seen = self._run(_Seeing(self.compiled.graph_module, self._sites(), {}, frozenset()))
-        expected = self._expected()
-        for site, value in seen.items():
-            if site not in bound.sites or value.shape != expected[site].shape:
+        seen, expected = _Seeing(self.compiled.graph_module, self._sites(), {}, frozenset()), self._expected()
+        run_once(seen, self.leaves)
+        for site, value in seen.values.items():
+            if site not in bound.sites or site not in expected or value.shape != expected[site].shape:
                 continue
             error, allowed = difference(value, expected[site]), bound.bound_at(site)
             if not bool((error <= allowed).all()):
@@ -107,48 +101,21 @@ class Trial:
         is_good: Callable[[Any], bool],
     ) -> bool:
         interpreter = _Seeing(self.compiled.graph_module, sites, expected, frozenset(order[:count]))
-        self._run(interpreter)
-        return is_good(self.compiled.program.signature.rebuild(interpreter.result))
+        return is_good(self.compiled.program.signature.rebuild(run_once(interpreter, self.leaves)))
 
     def _sites(self) -> dict[fx.Node, str]:
-        """Node → the site whose value it gives: the last of its origins, where no later node has that one too."""
-        nodes = [node for node in self.compiled.graph_module.graph.nodes if origins(node) and node.op in _COMPUTES]
-        last = {origins(node)[-1]: node for node in nodes}
-        return {node: origins(node)[-1] for node in nodes if last[origins(node)[-1]] is node}
+        return computed_sites(self.compiled.graph_module)
 
     def _expected(self) -> dict[str, Tensor]:
-        wanted = set(self._sites().values())
-        return self._run(_Floating(self.floating.graph_module, wanted))
-
-    def _run(self, interpreter: _Seeing | _Floating) -> dict[str, Tensor]:
-        """The values at sites, of one run that leaves the buffers of the model as they were."""
-        buffers = saved_buffers(interpreter.module)  # type: ignore[arg-type]
-        with quiet(), torch.no_grad():
-            try:
-                interpreter.result = interpreter.run(*(leaf.clone() for leaf in self.leaves))
-            finally:
-                restore_buffers(interpreter.module, buffers)  # type: ignore[arg-type]
-        return interpreter.values
+        """The float model's value at each site that gives floats."""
+        reference = Reference(self.floating.graph_module, self._sites().values())
+        run_once(reference, self.leaves)
+        return reference.floats
 
     def _culprit(self, site: str, evidence: str) -> Culprit:
         """Of a kernel that computes several sites the first has the weight, and is what a policy can name."""
         first = next(origins(node)[0] for node, known in self._sites().items() if known == site)
         return Culprit(self.compiled.ledger[first], evidence)
-
-
-class _Floating(fx.Interpreter):
-    """Keeps the float model's value at each wanted site."""
-
-    def __init__(self, graph_module: fx.GraphModule, wanted: set[str]) -> None:
-        super().__init__(graph_module)
-        self.wanted, self.values, self.result = wanted, dict[str, Tensor](), ()
-
-    def run_node(self, node: fx.Node) -> Any:
-        value = super().run_node(node)
-        for site in origins(node):
-            if site in self.wanted and isinstance(value, Tensor) and value.is_floating_point():
-                self.values[site] = value.clone()  # the graph may write into it later
-        return value
 
 
 class _Seeing(fx.Interpreter):
@@ -163,8 +130,7 @@ class _Seeing(fx.Interpreter):
     ) -> None:
         super().__init__(graph_module)
         self.sites, self.expected, self.forced = sites, expected, forced
-        self.values, self.result = dict[str, Tensor](), ()
-        self.shared = {source for node in graph_module.graph.nodes if node.target is rewritten for source in node.args}
+        self.values, self.free = dict[str, Tensor](), replaceable(graph_module)
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
@@ -175,14 +141,4 @@ class _Seeing(fx.Interpreter):
             self.values[site] = value.dequantize() if value.is_quantized else value.clone()
         wanted = self.expected.get(site)
         is_forced = site in self.forced and wanted is not None and wanted.shape == value.shape
-        return _coded(wanted, value) if is_forced and node not in self.shared else value  # type: ignore[arg-type]
-
-
-def _coded(expected: Tensor, like: Tensor) -> Tensor:
-    """The float value as codes with a range of its own, where the graph goes on with codes."""
-    if not like.is_quantized:
-        return expected.clone()
-    if like.dtype is not torch.quint8:
-        return torch.quantize_per_tensor(expected, like.q_scale(), like.q_zero_point(), like.dtype)
-    scale, zero_point = qdq.choose_qparams(expected, has_saturation_risk("x86", isa()))
-    return torch.quantize_per_tensor(expected, scale, zero_point, like.dtype)
+        return as_codes(wanted, value) if is_forced and node in self.free else value  # type: ignore[arg-type]

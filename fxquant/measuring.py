@@ -10,14 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxquant import qdq
-from fxquant.aliasing import restore_buffers, rewritten, saved_buffers
 from fxquant.errors import UnmeasurableError
 from fxquant.numerics import sqnr_db
-from fxquant.origin import origins
 from fxquant.program import Program, Stage
-from fxquant.targets import has_saturation_risk, isa
-from fxquant.torch_ao import quiet
+from fxquant.sites import Reference, as_codes, computed_sites, replaceable, run_once
 
 if TYPE_CHECKING:
     from fxquant.model import CompiledModel
@@ -83,12 +79,13 @@ def measure(
         raise UnmeasurableError("FXQ313", f"the model is {compiled.stage.name}", hint="call convert() first")
     floating = compiled.trace_float(model)
     leaves = _few(_leaves(compiled, inputs), min(rows, _affordable(floating)))
-    wanted = _computed_sites(compiled.graph_module)
-    reference = _Reference(floating.graph_module, set(wanted.values()))
-    expected = _run(reference, leaves)
-    accumulated, own = (_Compared(compiled.graph_module, wanted, reference.values, forced) for forced in (False, True))
-    actual = _run(accumulated, leaves)
-    _run(own, leaves)
+    wanted = computed_sites(compiled.graph_module)
+    reference = Reference(floating.graph_module, set(wanted.values()))
+    expected = run_once(reference, leaves)
+    floats = reference.floats
+    accumulated, own = (_Compared(compiled.graph_module, wanted, floats, forced) for forced in (False, True))
+    actual = run_once(accumulated, leaves)
+    run_once(own, leaves)
     seconds = _seconds(compiled.graph_module, leaves) if is_timed else {}
     nodes = {site: node for node, site in wanted.items()}
     layers = tuple(
@@ -98,7 +95,7 @@ def measure(
             op=row.op,
             sqnr_db=accumulated.sqnr[row.site],
             own_sqnr_db=own.sqnr[row.site],
-            **_distribution(reference.values[row.site], accumulated.ranges.get(row.site)),
+            **_distribution(floats[row.site], accumulated.ranges.get(row.site)),
             seconds=seconds.get(nodes[row.site]),
         )
         for row in compiled.ledger.layers
@@ -142,39 +139,6 @@ def _affordable(program: Program) -> int:
     return max(1, MOST_BYTES // max(1, per_row))
 
 
-def _computed_sites(graph_module: fx.GraphModule) -> dict[fx.Node, str]:
-    """Node → the site whose value it gives: the last of its origins, where no later node has that one too."""
-    last = {origins(node)[-1]: node for node in graph_module.graph.nodes if origins(node) and node.op in _COMPUTES}
-    return {node: site for site, node in last.items()}
-
-
-_COMPUTES = ("call_module", "call_function", "call_method")
-
-
-def _run(interpreter: fx.Interpreter, leaves: tuple[Tensor, ...]) -> tuple[Any, ...]:
-    """One run that leaves the buffers of the model (a cache, a counter) as they were."""
-    buffers = saved_buffers(interpreter.module)  # type: ignore[arg-type]
-    with quiet(), torch.no_grad():
-        result: tuple[Any, ...] = interpreter.run(*(leaf.clone() for leaf in leaves))
-    restore_buffers(interpreter.module, buffers)  # type: ignore[arg-type]
-    return result
-
-
-class _Reference(fx.Interpreter):
-    """Keeps the float value of each wanted site."""
-
-    def __init__(self, graph_module: fx.GraphModule, wanted: set[str]) -> None:
-        super().__init__(graph_module)
-        self.wanted, self.values = wanted, dict[str, Tensor]()
-
-    def run_node(self, node: fx.Node) -> Any:
-        value = super().run_node(node)
-        for site in origins(node):
-            if site in self.wanted and isinstance(value, Tensor) and value.is_floating_point():
-                self.values[site] = value.clone()  # the graph may write into it later
-        return value
-
-
 class _Compared(fx.Interpreter):
     """Compares the value of each site with the float one; `is_forced`: and goes on with the float one."""
 
@@ -187,8 +151,7 @@ class _Compared(fx.Interpreter):
     ) -> None:
         super().__init__(graph_module)
         self.wanted, self.reference = wanted, reference
-        self.forced = _replaceable(graph_module) if is_forced else frozenset()
-        self.is_reduced = has_saturation_risk("x86", isa())
+        self.forced = replaceable(graph_module) if is_forced else frozenset()
         self.sqnr: dict[str, float] = {}
         self.ranges: dict[str, tuple[float, float]] = {}
 
@@ -201,24 +164,7 @@ class _Compared(fx.Interpreter):
         self.sqnr[site] = sqnr_db(expected, value.dequantize() if value.is_quantized else value)
         if value.is_quantized:
             self.ranges[site] = _range_of(value)
-        return self._coded(expected, value) if node in self.forced else value
-
-    def _coded(self, expected: Tensor, like: Tensor) -> Tensor:
-        """The float value as codes with a range of its own: what the layer before clipped is not this one's error."""
-        if not like.is_quantized:
-            return expected.clone()
-        if like.dtype is not torch.quint8:
-            return torch.quantize_per_tensor(expected, like.q_scale(), like.q_zero_point(), like.dtype)
-        scale, zero_point = qdq.choose_qparams(expected, self.is_reduced)
-        return torch.quantize_per_tensor(expected, scale, zero_point, like.dtype)
-
-
-def _replaceable(graph_module: fx.GraphModule) -> frozenset[fx.Node]:
-    """All nodes but those whose storage counts: a write to one is found in the others by the memory that they share."""
-    written = {
-        source for node in graph_module.graph.nodes if node.target is rewritten for source in node.all_input_nodes
-    }
-    return frozenset(graph_module.graph.nodes) - written
+        return as_codes(expected, value) if node in self.forced else value
 
 
 def _range_of(value: Tensor) -> tuple[float, float]:
@@ -270,5 +216,5 @@ class _Timed(fx.Interpreter):
 def _seconds(graph_module: fx.GraphModule, leaves: tuple[Tensor, ...]) -> dict[fx.Node, float]:
     timed = _Timed(graph_module)
     for _ in range(3):
-        _run(timed, leaves)
+        run_once(timed, leaves)
     return timed.seconds

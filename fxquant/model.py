@@ -153,8 +153,8 @@ class CompiledModel(nn.Module):
         Args:
             path: where to; by convention it ends in '.fxq.safetensors'.
             probe: store the example rows that the model was compiled with, so that load(check_probe=True) can hold each
-                layer of the engine there to the canonical graph. They are rows of
-                the calibration data: do not give them away.
+                layer of the engine there to the canonical graph. They are rows of the calibration data: do not give
+                them away.
             follow_links: where the path is a link, replace what it points to.
 
         Raises:

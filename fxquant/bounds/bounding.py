@@ -17,17 +17,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant import qdq
-from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.bounds.bounded import Bounded, lifted
 from fxquant.bounds.explaining import Explain
 from fxquant.bounds.result import ErrorBound, LayerBound, LeafBound, Unbounded, Unexplained, difference
 from fxquant.bounds.rounding import nothing_rounded
 from fxquant.bounds.walk import Walk
 from fxquant.errors import UnmeasurableError
-from fxquant.origin import origins
 from fxquant.program import Stage
+from fxquant.sites import Reference, computed_sites, run_once
 from fxquant.structure import flatten_with_paths
-from fxquant.torch_ao import quiet
 
 if TYPE_CHECKING:
     from fxquant.model import CompiledModel
@@ -56,10 +54,10 @@ def error_bound(
     floating, canonical = compiled.trace_float(model).graph_module, compiled.canonical
     sites = computed_sites(canonical)
     reference, walk = Reference(floating, frozenset(sites.values())), Walk(canonical)
-    expected, found = (_run(interpreter, leaves) for interpreter in (reference, walk))
+    expected, found = (run_once(interpreter, leaves) for interpreter in (reference, walk))
     explain = Explain(canonical, sites, reference.values)
     with nothing_rounded():
-        _run(explain, leaves)
+        run_once(explain, leaves)
     at_sites = {
         site: _at_site(node, walk, reference.values[site])
         for node, site in sites.items()
@@ -87,41 +85,6 @@ def _leaves(compiled: CompiledModel, inputs: Any) -> tuple[Tensor, ...]:
             return signature.leaves(args, kwargs)
         case _:
             return signature.leaves(tuple(inputs), {})
-
-
-class Reference(fx.Interpreter):
-    """Keeps the float model's value at each wanted site."""
-
-    def __init__(self, graph_module: fx.GraphModule, wanted: frozenset[str]) -> None:
-        super().__init__(graph_module)
-        self.wanted, self.values = wanted, dict[str, Tensor]()
-
-    def run_node(self, node: fx.Node) -> Any:
-        value = super().run_node(node)
-        for site in origins(node):
-            if site in self.wanted and isinstance(value, Tensor):
-                self.values[site] = value.clone()  # the graph may write into it later
-        return value
-
-
-_COMPUTES = ("call_module", "call_function", "call_method")
-
-
-def computed_sites(graph_module: fx.GraphModule) -> dict[fx.Node, str]:
-    """Node → the site whose value it gives: the last of its origins, where no later node has that one too."""
-    last = {origins(node)[-1]: node for node in graph_module.graph.nodes if origins(node) and node.op in _COMPUTES}
-    return {node: site for site, node in last.items()}
-
-
-def _run(interpreter: fx.Interpreter, leaves: tuple[Tensor, ...]) -> tuple[Any, ...]:
-    """One run that leaves the buffers of the model (a cache, a counter) as they were."""
-    buffers = saved_buffers(interpreter.module)  # type: ignore[arg-type]
-    with quiet(), torch.no_grad():
-        try:
-            result: tuple[Any, ...] = interpreter.run(*(leaf.clone() for leaf in leaves))
-        finally:
-            restore_buffers(interpreter.module, buffers)  # type: ignore[arg-type]
-    return result
 
 
 def _is_alike(found: Bounded, expected: Tensor | None) -> bool:

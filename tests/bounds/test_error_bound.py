@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import fxquant
 from fxquant.bounds import ErrorBound, error_bound
-from fxquant.bounds.bounding import Reference, computed_sites
 from fxquant.bounds.result import difference
 from fxquant.errors import UnmeasurableError, UsageError
+from fxquant.sites import Reference, computed_sites
 from fxquant.torch_ao import engine
 from support.asserts import untouched
 from support.bounding import bound_of, call_of, results
