@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fxquant.artifact.loading import load
     from fxquant.compiler import compile, default_pipeline
+    from fxquant.compressing import compress
     from fxquant.custom import CustomModule
     from fxquant.drawing.overlays import Overlay
     from fxquant.drawing.picture import Picture, draw
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from fxquant.plan import Decision, Mode, QuantPlan
     from fxquant.program import Program, Stage
     from fxquant.row import Row
+    from fxquant.trainable import TrainableModel
     from fxquant.weights import load_weights
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "compile": "fxquant.compiler",
+    "compress": "fxquant.compressing",
     "default_pipeline": "fxquant.compiler",
     "diff": "fxquant.graphs.diffing",
     "draw": "fxquant.drawing.picture",
@@ -53,6 +56,7 @@ _HOMES = {
     "QuantPlan": "fxquant.plan",
     "Row": "fxquant.row",
     "Stage": "fxquant.program",
+    "TrainableModel": "fxquant.trainable",
     "load": "fxquant.artifact.loading",
     "load_weights": "fxquant.weights",
     "measure": "fxquant.measuring",
@@ -79,7 +83,9 @@ __all__ = [
     "QuantPlan",
     "Row",
     "Stage",
+    "TrainableModel",
     "compile",
+    "compress",
     "default_pipeline",
     "diff",
     "draw",

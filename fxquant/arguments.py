@@ -53,6 +53,26 @@ def signature_of(
     return Signature(parameters, structure, inputs, fixed=fixed), tensors if is_known and tensors else None
 
 
+def example_call(example_inputs: Any) -> tuple[tuple[Any, ...] | None, Mapping[str, Any] | None]:
+    """(args, kwargs) of what a user gave as one call's arguments; (None, None) for None. FXQ107 for what is none."""
+    match example_inputs:
+        case None:
+            return None, None
+        case torch.Tensor():
+            return (example_inputs,), None
+        case Mapping():
+            return None, example_inputs
+        case (tuple() as args, Mapping() as kwargs):
+            return args, kwargs
+        case tuple() | list():
+            return tuple(example_inputs), None
+    raise ExampleInputError(
+        "FXQ107",
+        f"example_inputs is {type(example_inputs).__name__}",
+        hint="give a tuple of arguments, a dict of keywords, or one tensor",
+    )
+
+
 def _parameters_of(model: torch.nn.Module) -> inspect.Signature:
     try:
         return inspect.signature(model.forward)

@@ -6,7 +6,6 @@ generator or any other iterable holds batches. A labelled `(x, y)` for a one-inp
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from itertools import chain
@@ -17,6 +16,7 @@ from torch import nn
 
 from fxquant.errors import CalibrationError, CalibrationShapeError, FxQuantError, UsageError
 from fxquant.ledger import Ledger
+from fxquant.trainable import forward_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def _is_labelled(model: nn.Module, first: Any, example_inputs: Any) -> bool:
         )
     positional = [
         parameter
-        for parameter in inspect.signature(model.forward).parameters.values()
+        for parameter in forward_parameters(model).parameters.values()
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL)
     ]
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in positional):

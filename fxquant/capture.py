@@ -1,4 +1,7 @@
-"""nn.Module → Program[TRACED]. Strategies are tried in order; symbolic tracing is the first of the list."""
+"""nn.Module → Program[TRACED]. Strategies are tried in order; symbolic tracing is the first of the list.
+
+A TrainableModel holds its program already.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from fxquant.program import Program
 from fxquant.request import CaptureRequest
 from fxquant.sandbox import untouched_world
 from fxquant.symbolic import capture_symbolic
+from fxquant.trainable import TrainableModel, recaptured
 from fxquant.values import record_values
 
 Strategy = Callable[[CaptureRequest, Ledger], Program]
@@ -22,6 +26,8 @@ STRATEGIES: tuple[Strategy, ...] = (capture_symbolic,)
 
 def capture(request: CaptureRequest, ledger: Ledger) -> Program:
     """The first strategy's program that succeeds; else the first one's error, which names the user's line."""
+    if isinstance(request.model, TrainableModel):
+        return recaptured(request, request.model)
     refusals: list[UntraceableError] = []
     for strategy in STRATEGIES:
         try:

@@ -8,10 +8,10 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from fxquant import preflight, targets
+from fxquant.arguments import example_call
 from fxquant.batches import Batches, Reader, reader_for
 from fxquant.calibration import has_observers
 from fxquant.capture import capture
@@ -29,6 +29,7 @@ from fxquant.request import CaptureRequest
 from fxquant.sandbox import one_compilation
 from fxquant.source import Source
 from fxquant.torch_ao import engine
+from fxquant.trainable import TrainableModel
 
 
 def default_pipeline(**options: Any) -> Pipeline:
@@ -78,7 +79,7 @@ def compile(
     """Quantize a trained float model. The model itself is never changed.
 
     Args:
-        model: a float32 `nn.Module` in eval mode.
+        model: a float32 `nn.Module` in eval mode, or what `fxquant.compress` made of one.
         qconfig_mapping: a torch.ao `QConfigMapping`, a preset ('int8', 'int8-dynamic', 'int8-weight-only', 'float16'),
             or the path of a TOML recipe.
         calibration_data: for static quantization. A tensor is one argument, a tuple the arguments, a dict the keywords,
@@ -116,7 +117,7 @@ def compile(
         observers=observers,
     )
     resolution = targets.resolve(target)
-    ledger = Ledger()
+    ledger = Ledger.of(model.ledger.state()) if isinstance(model, TrainableModel) else Ledger()
     with ExitStack() as stack:
         stack.enter_context(_compiler(resolution.engine))
         float_model = preflight.check(model, ledger, strict=strict)
@@ -155,7 +156,8 @@ def compile(
             lower_native={"strict": strict},
         )
         source = Source(weakref.ref(float_model), before, concrete_args, (*leaf_modules, *kinds))
-        compiled = _run(pipeline, program, ledger, observers, source, guard_inputs=guard_inputs)
+        before_it = float_model.history if isinstance(float_model, TrainableModel) else ()
+        compiled = _run(pipeline, program, ledger, observers, source, before_it, guard_inputs=guard_inputs)
         if preflight.fingerprint(float_model) != before:
             raise ContractError(
                 "FXQ405",
@@ -187,23 +189,8 @@ def _example(
     example_inputs: Any, data: Batches | None, reader: Reader, *, is_readable: bool
 ) -> tuple[tuple[Any, ...] | None, Mapping[str, Any] | None]:
     """(args, kwargs) of one call, where one is known: what the user gave, else the first batch."""
-    match example_inputs:
-        case torch.Tensor():
-            return (example_inputs,), None
-        case Mapping():
-            return None, example_inputs
-        case (tuple() as args, Mapping() as kwargs):
-            return args, kwargs
-        case tuple() | list():
-            return tuple(example_inputs), None
-        case None:
-            pass
-        case _:
-            raise ExampleInputError(
-                "FXQ107",
-                f"example_inputs is {type(example_inputs).__name__}",
-                hint="give a tuple of arguments, a dict of keywords, or one tensor",
-            )
+    if example_inputs is not None:
+        return example_call(example_inputs)
     if data is None or data.first is None or not is_readable:
         return None, None
     call = reader.call(data.first, 0)
@@ -232,6 +219,7 @@ def _run(
     ledger: Ledger,
     observers: Sequence[Observer],
     source: Source,
+    history: tuple[PassRecord, ...],
     *,
     guard_inputs: bool,
 ) -> CompiledModel:
@@ -241,6 +229,7 @@ def _run(
     split = names.index("calibrate") if "calibrate" in names else len(names)
     head, tail = Pipeline(pipeline.passes[:split]), Pipeline(pipeline.passes[split:])
     program, records = head.run(program, ledger, observers=observers)
+    records = (*history, *records)
 
     def finish(program: Program, ledger: Ledger, samples: int) -> tuple[Program, tuple[PassRecord, ...]]:
         steps = (replace(step, seen=samples) if step.name == "calibrate" else step for step in tail)  # type: ignore[type-var]

@@ -1,0 +1,102 @@
+"""TrainableModel: a captured float model that passes have changed (pruned, factorized), and that trains on."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import replace
+from typing import Any
+
+from torch import fx, nn
+
+from fxquant.errors import UsageError
+from fxquant.ledger import Ledger
+from fxquant.pipeline import PassRecord
+from fxquant.program import Program
+from fxquant.request import CaptureRequest
+
+
+class TrainableModel(nn.Module):
+    """An `nn.Module` with the signature and output structure of the model it was captured from.
+
+    Its parameters are its own: train it, distil into it, move it, save its `state_dict()`. `fxquant.compile` takes it
+    like any model and goes on with its ledger and history. Made by `fxquant.compress`, and by `compile(mode="qat")`.
+    """
+
+    def __init__(self, program: Program, ledger: Ledger, history: tuple[PassRecord, ...] = ()) -> None:
+        super().__init__()
+        self._adopt(program.graph_module)
+        self._program, self._ledger, self._history = program, ledger, history
+        self.training = program.graph_module.training
+
+    def _adopt(self, graph_module: fx.GraphModule) -> None:
+        """Share the graph's modules and tensors, under the names that they have in the user's model."""
+        for registry in ("_modules", "_parameters", "_buffers"):
+            self.__dict__[registry] = graph_module.__dict__[registry]
+
+    @property
+    def program(self) -> Program:
+        """The program as far as it has come."""
+        return self._program
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The graph that a call runs: flat tensor inputs, a tuple of tensors out."""
+        return self._program.graph_module
+
+    @property
+    def ledger(self) -> Ledger:
+        """One row per layer: asked, got, why; and a notice for each step that compressed it."""
+        return self._ledger
+
+    @property
+    def history(self) -> tuple[PassRecord, ...]:
+        """What each pass did, with the graph before and after it."""
+        return self._history
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph; gradients flow. FXQ107 when the arguments are not what it was captured with."""
+        signature = self._program.signature
+        return signature.rebuild(self.graph_module(*signature.leaves(args, kwargs)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainableModel:
+        """A copy with tensors and ledger of its own."""
+        made = type(self).__new__(type(self))
+        frozen = (self._program.signature, self._program.plan, *self._history)  # never changed: shared
+        memo |= {id(self): made, **{id(shared): shared for shared in frozen}}
+        made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
+        type(made.graph_module).__name__ = type(self.graph_module).__name__  # fx forgets it
+        made._adopt(made.graph_module)
+        return made
+
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.parameters())
+        steps = [record.name for record in self._history if record.is_changed]
+        told = f", after {', '.join(steps)}" if steps else ""
+        return f"{type(self).__name__}({self._program.model_name}, {count:,} parameters{told})"
+
+
+def recaptured(request: CaptureRequest, model: TrainableModel) -> Program:
+    """The program inside a trainable model, as if it had just been captured: nothing needs tracing.
+
+    FXQ111 for options of a capture that has been made already.
+    """
+    for name, given in (("concrete_args", request.concrete_args), ("leaf_modules", request.leaf_modules)):
+        if given:
+            raise UsageError(
+                "FXQ111",
+                f"{name}={given!r} comes too late: this {type(model).__name__} was captured already",
+                hint=f"give {name} to fxquant.compress()",
+            )
+    program = model.program
+    if request.example_args is None and request.example_kwargs is None:
+        return program
+    leaves = program.signature.leaves(request.example_args or (), request.example_kwargs or {})
+    return replace(program, example_leaves=tuple(leaf.detach() for leaf in leaves))
+
+
+def forward_parameters(model: nn.Module) -> inspect.Signature:
+    """The parameters of a model's forward(); of a captured one those of the model that it was captured from."""
+    if isinstance(model, TrainableModel):
+        return model.program.signature.parameters
+    return inspect.signature(model.forward)
