@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fxquant.artifact.loading import load
+    from fxquant.comparing.comparison import Comparison
+    from fxquant.comparing.evaluating import evaluate
+    from fxquant.comparing.front import compare
     from fxquant.compiler import compile, default_pipeline
     from fxquant.compressing import compress
     from fxquant.custom import CustomModule
@@ -33,11 +36,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "compare": "fxquant.comparing.front",
     "compile": "fxquant.compiler",
     "compress": "fxquant.compressing",
     "default_pipeline": "fxquant.compiler",
     "diff": "fxquant.graphs.diffing",
     "draw": "fxquant.drawing.picture",
+    "evaluate": "fxquant.comparing.evaluating",
+    "Comparison": "fxquant.comparing.comparison",
     "CompiledModel": "fxquant.model",
     "CustomModule": "fxquant.custom",
     "Decision": "fxquant.plan",
@@ -65,6 +71,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "CompiledModel",
     "CustomModule",
     "Decision",
@@ -84,11 +91,13 @@ __all__ = [
     "Row",
     "Stage",
     "TrainableModel",
+    "compare",
     "compile",
     "compress",
     "default_pipeline",
     "diff",
     "draw",
+    "evaluate",
     "load",
     "load_weights",
     "measure",

@@ -54,18 +54,21 @@ class Reader:
 
 
 class Batches:
-    """Batches in order, once, with the first one known ahead. Any error of the data itself is FXQ312."""
+    """Batches in order, once, with the first one known ahead. Any error of the data itself is FXQ312.
 
-    def __init__(self, data: Any) -> None:
+    `name` is the argument that the data came as, for messages.
+    """
+
+    def __init__(self, data: Any, name: str = "calibration_data") -> None:
         is_one = isinstance(data, (torch.Tensor, tuple, Mapping))
         if not is_one and not isinstance(data, Iterable):
             raise UsageError(
                 "FXQ111",
-                f"calibration_data is {_told(data)}, which holds no batches",
+                f"{name} is {_told(data)}, which holds no batches",
                 hint="give a tensor, a list of batches or a DataLoader",
             )
         self.length = 1 if is_one else len(data) if isinstance(data, Sized) else None
-        self._rest = _guarded((data,) if is_one else data)
+        self._rest = _guarded((data,) if is_one else data, name.replace("_", " "))
         self.first = next(self._rest, None)
 
     def close(self) -> None:
@@ -77,7 +80,7 @@ class Batches:
         return iter(()) if self.first is None else chain((self.first,), self._rest)
 
 
-def _guarded(data: Iterable[Any]) -> Generator[Any, None, None]:
+def _guarded(data: Iterable[Any], name: str) -> Generator[Any, None, None]:
     index = 0
     try:
         for batch in data:
@@ -88,7 +91,7 @@ def _guarded(data: Iterable[Any]) -> Generator[Any, None, None]:
     except Exception as error:
         raise CalibrationError(
             "FXQ312",
-            f"the calibration data failed at batch {index}: {type(error).__name__}: {error}",
+            f"the {name} failed at batch {index}: {type(error).__name__}: {error}",
             hint="the fault is in the data or its loader: the original error, with its traceback, is chained",
         ) from error
 

@@ -25,6 +25,7 @@ from fxquant.ledger import Ledger
 from fxquant.observation import Observation, observer_of
 from fxquant.origin import scope, where
 from fxquant.program import Program
+from fxquant.row_digests import row_digests
 from fxquant.torch_ao import quiet
 
 FEW_SAMPLES = 8
@@ -98,6 +99,7 @@ class Observing:
     batches: int = 0
     samples: int = 0
     example: tuple[torch.Tensor, ...] | None = None
+    rows_seen: set[bytes] = field(default_factory=set)
     _buffers: Mapping[str, torch.Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,7 +108,10 @@ class Observing:
     def finish(self) -> Program:
         """The program with its example, and with the buffers that forward() changes as they were before it was fed."""
         restore_buffers(self.program.graph_module, self._buffers)
-        return replace(self.program, example_leaves=self.example or self.program.example_leaves)
+        known = self.program.calibrated_on | self.rows_seen
+        return replace(
+            self.program, example_leaves=self.example or self.program.example_leaves, calibrated_on=frozenset(known)
+        )
 
     def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """The float result of one batch, seen by the observers. FXQ302 and FXQ304 name the batch and the layer."""
@@ -118,6 +123,7 @@ class Observing:
         result = observe(self.program, leaves, batch=self.batches)
         self.batches += 1
         self.samples += samples_in(leaves)
+        self.rows_seen.update(row_digests(leaves))
         return result
 
     def _drop_integer_observers(self, leaves: tuple[torch.Tensor, ...]) -> None:

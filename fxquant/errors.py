@@ -81,6 +81,14 @@ class ExampleInputError(UsageError):
     """Inputs that do not fit the model's signature."""
 
 
+class MetricError(UsageError):
+    """A metric that does not suit the data, that raises, or that gives no number."""
+
+
+class ComparisonError(UsageError):
+    """Candidates that cannot be told apart, or that all failed."""
+
+
 class UnsupportedModelError(FxQuantError):
     """FXQ2xx: the model cannot be compiled as it is."""
 
@@ -143,6 +151,10 @@ class DegenerateRangeError(CalibrationError):
 
 class UnmeasurableError(CalibrationError):
     """There is nothing to compare the compiled model with."""
+
+
+class EmptyDataError(CalibrationError):
+    """Data to evaluate on that holds no row."""
 
 
 class PassError(FxQuantError):

@@ -97,6 +97,7 @@ def recaptured(request: CaptureRequest, model: TrainableModel) -> Program:
 
 def forward_parameters(model: nn.Module) -> inspect.Signature:
     """The parameters of a model's forward(); of a captured one those of the model that it was captured from."""
-    if isinstance(model, TrainableModel):
-        return model.program.signature.parameters
+    program = getattr(model, "program", None)
+    if isinstance(program, Program):  # a TrainableModel or a CompiledModel
+        return program.signature.parameters
     return inspect.signature(model.forward)

@@ -9,10 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from fxquant.comparing.timing import Timing, interleaved, interleaved_once, ratio
 from fxquant.tools.bench import zoo
 from fxquant.tools.bench.__main__ import BENCHES, main
 from fxquant.tools.bench.report import Check, show
-from fxquant.tools.bench.timing import Timing, interleaved, interleaved_once, ratio
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def _one(name: str, case: Any, folder: Path, engine_name: str, *, full: bool, ro
     import torch
 
     import fxquant
-    from fxquant.tools.bench.timing import interleaved_once, ratio
+    from fxquant.comparing.timing import interleaved_once, ratio
     from fxquant.torch_ao import engine, quiet, raw_mapping, raw_quantize
 
     model, batches = case.make(full=full), case.batches(2, 4, full=full)

@@ -59,10 +59,10 @@ def measure(
     import torch
 
     import fxquant
+    from fxquant.comparing.timing import interleaved, ratio
     from fxquant.numerics import sqnr_db
     from fxquant.sizes import size_bytes
     from fxquant.tools import demo_model
-    from fxquant.tools.bench.timing import interleaved, ratio
 
     digits = _load_digits()
     started = perf_counter()

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import click
 
+from fxquant.comparing.timing import Timing, interleaved_once
 from fxquant.tools.bench.report import Check, show
-from fxquant.tools.bench.timing import Timing, interleaved_once
 
 HELP = "import sys; sys.argv = ['fxquant', '--help']\nfrom fxquant.tools.cli import main\n"
 TELL = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"

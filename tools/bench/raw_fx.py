@@ -54,8 +54,8 @@ def main(
 def _quality_and_latency(name: str, job: Job, case: Any, *, full: bool, rounds: int) -> list[Check]:
     import torch
 
+    from fxquant.comparing.timing import interleaved, ratio
     from fxquant.numerics import sqnr_db
-    from fxquant.tools.bench.timing import interleaved, ratio
     from fxquant.torch_ao import engine
 
     ours, raw = job.quantize("fxquant"), job.quantize("raw")
@@ -76,7 +76,7 @@ def _quality_and_latency(name: str, job: Job, case: Any, *, full: bool, rounds: 
 
 
 def _compile_time(name: str, job: Job, *, rounds: int) -> list[Check]:
-    from fxquant.tools.bench.timing import interleaved_once, ratio
+    from fxquant.comparing.timing import interleaved_once, ratio
 
     copies = [copy.deepcopy(job.model) for _ in range(rounds)]  # made ahead: raw FX marks its model, and is not charged
     timings = interleaved_once({"fxquant": job.by_fxquant, "raw": lambda: job.by_raw(copies.pop())}, rounds=rounds)

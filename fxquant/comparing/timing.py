@@ -10,6 +10,8 @@ from time import perf_counter
 import torch
 from torch.utils.benchmark import Timer
 
+LEAST_ROUNDS = 5  # of a timing that shows its spread
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -21,6 +23,14 @@ class Timing:
     def median(self) -> float:
         """The middle round."""
         return median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The spread: a quarter of the rounds was faster than the first of these, a quarter slower than the second."""
+        if len(self.seconds) == 1:
+            return self.seconds[0], self.seconds[0]
+        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
+        return low, high
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +60,23 @@ def interleaved(
     """Time short calls (a model's forward) with torch.utils.benchmark, each in turn, the order reversed every round."""
     timers = {name: _timer(call) for name, call in calls.items()}
     counts = {name: max(1, int(seconds_a_round / _warmed(timer))) for name, timer in timers.items()}
-    found: dict[str, list[float]] = {name: [] for name in timers}
-    for index in range(rounds):
-        for name in _turns(list(timers), index):
-            found[name].append(timers[name].timeit(counts[name]).mean)
-    return {name: Timing(tuple(seconds)) for name, seconds in found.items()}
+    return _in_turns(timers, counts, rounds)
+
+
+def interleaved_within(
+    calls: Mapping[str, Callable[[], object]], *, seconds: float, threads: int, most_rounds: int = 25
+) -> dict[str, Timing]:
+    """`interleaved`, for about so many seconds in all: rounds of equal length for each call, LEAST_ROUNDS at least.
+
+    Each call is warmed up first. Calls so slow that a round of one call each takes longer are still timed
+    LEAST_ROUNDS times. `threads` are torch's, during the timing only.
+    """
+    timers = {name: _timer(call, threads) for name, call in calls.items()}
+    once = {name: _warmed(timer) for name, timer in timers.items()}
+    rounds = max(LEAST_ROUNDS, min(most_rounds, int(seconds / max(sum(once.values()), 1e-9))))
+    share = seconds / (rounds * max(1, len(timers)))
+    counts = {name: max(1, int(share / taken)) for name, taken in once.items()}
+    return _in_turns(timers, counts, rounds)
 
 
 def interleaved_once(calls: Mapping[str, Callable[[], object]], *, rounds: int = 3) -> dict[str, Timing]:
@@ -68,8 +90,16 @@ def interleaved_once(calls: Mapping[str, Callable[[], object]], *, rounds: int =
     return {name: Timing(tuple(seconds)) for name, seconds in found.items()}
 
 
-def _timer(call: Callable[[], object]) -> Timer:
-    return Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+def _in_turns(timers: Mapping[str, Timer], counts: Mapping[str, int], rounds: int) -> dict[str, Timing]:
+    found: dict[str, list[float]] = {name: [] for name in timers}
+    for index in range(rounds):
+        for name in _turns(list(timers), index):
+            found[name].append(timers[name].timeit(counts[name]).mean)
+    return {name: Timing(tuple(seconds)) for name, seconds in found.items()}
+
+
+def _timer(call: Callable[[], object], threads: int | None = None) -> Timer:
+    return Timer("call()", globals={"call": call}, num_threads=threads or torch.get_num_threads())
 
 
 def _warmed(timer: Timer) -> float:

@@ -1,0 +1,32 @@
+"""Digests of the rows that a model is fed, so that the same rows are known again without keeping them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+_BYTES = 8  # of one digest: among a billion rows, one pair in forty shares one by chance
+
+
+def row_digests(leaves: Sequence[torch.Tensor]) -> tuple[bytes, ...]:
+    """One digest for each row of these tensors together; where they share no leading size, one for all of them."""
+    sizes = {leaf.shape[0] if leaf.dim() > 0 else None for leaf in leaves}
+    rows = sizes.pop() if len(sizes) == 1 else None
+    parts = [_rows(leaf.detach(), rows) for leaf in leaves]
+    return tuple(_digest(row) for row in zip(*parts, strict=True))
+
+
+def _rows(leaf: torch.Tensor, rows: int | None) -> Sequence[bytes]:
+    """The bytes of each row, or of all; its dtype and the shape of a row stand before them."""
+    split = leaf.cpu().contiguous().reshape(1 if rows is None else rows, -1)
+    shape = leaf.shape if rows is None else leaf.shape[1:]
+    head = f"{leaf.dtype}{list(shape)}".encode()
+    if not split.numel():
+        return [head] * len(split)
+    return [head + row.tobytes() for row in split.view(torch.uint8).numpy()]
+
+
+def _digest(parts: Sequence[bytes]) -> bytes:
+    return hashlib.blake2b(b"".join(parts), digest_size=_BYTES).digest()
