@@ -20,12 +20,13 @@ def row_digests(leaves: Sequence[torch.Tensor]) -> tuple[bytes, ...]:
 
 def _rows(leaf: torch.Tensor, rows: int | None) -> Sequence[bytes]:
     """The bytes of each row, or of all; its dtype and the shape of a row stand before them."""
-    split = leaf.cpu().contiguous().reshape(1 if rows is None else rows, -1)
+    count = 1 if rows is None else rows
     shape = leaf.shape if rows is None else leaf.shape[1:]
     head = f"{leaf.dtype}{list(shape)}".encode()
-    if not split.numel():
-        return [head] * len(split)
-    return [head + row.tobytes() for row in split.view(torch.uint8).numpy()]
+    if not leaf.numel():
+        return [head] * count
+    whole = leaf.cpu().resolve_conj().resolve_neg().contiguous().reshape(count, -1)
+    return [head + row.tobytes() for row in whole.view(torch.uint8).numpy()]
 
 
 def _digest(parts: Sequence[bytes]) -> bytes:
