@@ -36,7 +36,7 @@ def cells(row: ComparedRow, comparison: Comparison) -> list[str]:
         NONE if row.size_bytes is None else size(row.size_bytes),
         *timed,
         NONE if row.peak_bytes is None else size(row.peak_bytes),
-        NONE if row.int8_share is None else f"{100 * row.int8_share:.0f} %",
+        share_text(row.int8_share),
         NONE if row.compile_seconds is None else duration(row.compile_seconds),
     ]
 
@@ -57,8 +57,21 @@ def latency_text(latency: Latency | None) -> str:
     middle = duration(latency.median_seconds)
     unit = middle.rpartition(" ")[2]
     scale = {"s": 1.0, "ms": 1e3, "µs": 1e6}[unit]
-    low, high = (f"{seconds * scale:.3g}" for seconds in (latency.low_seconds, latency.high_seconds))
+    low, high = (_three_digits(seconds * scale) for seconds in (latency.low_seconds, latency.high_seconds))
     return f"{middle} ({low}–{high})"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def share_text(share: float | None) -> str:
+    """'97 %'; '< 1 %' and '> 99 %' for what would be rounded to nothing or to all."""
+    if share is None:
+        return NONE
+    if 0 < share < 0.005 or 0.995 <= share < 1:
+        return "< 1 %" if share < 0.5 else "> 99 %"
+    return f"{100 * share:.0f} %"
 
 
 def text_table(comparison: Comparison) -> str:
