@@ -22,6 +22,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "compile": ("fxquant.tools.compile:compile_", "Compile a model; print what became of each layer."),
     "graph": ("fxquant.tools.graph:graph", "Draw a model's graph at any stage, and list its float islands."),
     "diff": ("fxquant.tools.diff:diff", "Show what differs between two graphs; exit 1 when they do."),
+    "compare": (
+        "fxquant.tools.compare:compare",
+        "Compare quantized candidates: accuracy, SQNR, size, latency.",
+    ),
     "inspect": ("fxquant.tools.inspect:inspect", "List a graph's nodes: shapes, parameters, MACs, decisions."),
     "verify": ("fxquant.tools.verify:verify", "Check every byte of a saved model without running any of it."),
     "demo": ("fxquant.tools.demo:demo", "Train a CNN on digits, compile it to int8, print the result."),

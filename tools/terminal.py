@@ -26,6 +26,10 @@ ASCII = {
     "±": "+/-",
     "✓": "ok",
     "✗": "no",
+    "★": "*",
+    "µ": "u",
+    "∞": "inf",
+    "−": "-",
 }
 PIPE_WIDTH = 120  # columns where nobody looks: wide enough that a row of a table stays one line
 
