@@ -85,6 +85,8 @@ def int8_share(model: nn.Module, example: tuple[torch.Tensor, ...] | None) -> fl
     if graph is None:
         return None
     where, known = regions(graph), costs(graph, like=like)
+    if Region.QUANTIZED not in where.values():
+        return 0.0
     total = sum(cost.macs or 0 for cost in known.values())
     on_codes = sum(cost.macs or 0 for name, cost in known.items() if where[name] is Region.QUANTIZED)
     return on_codes / total if total else None

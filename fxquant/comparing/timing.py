@@ -10,7 +10,8 @@ from time import perf_counter
 import torch
 from torch.utils.benchmark import Timer
 
-LEAST_ROUNDS = 5  # of a timing that shows its spread
+LEAST_ROUNDS = 3  # of a timing that shows its spread
+_WARM_UP = 2  # calls that a Timer makes before those that it times
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,15 @@ def interleaved_within(
 ) -> dict[str, Timing]:
     """`interleaved`, for about so many seconds in all: rounds of equal length for each call, LEAST_ROUNDS at least.
 
-    Each call is warmed up first. Calls so slow that a round of one call each takes longer are still timed
-    LEAST_ROUNDS times. `threads` are torch's, during the timing only.
+    However slow a call is, it is run three times in each of LEAST_ROUNDS rounds, and three times before them. `threads`
+    are torch's, during the timing only.
     """
     timers = {name: _timer(call, threads) for name, call in calls.items()}
-    once = {name: _warmed(timer) for name, timer in timers.items()}
-    rounds = max(LEAST_ROUNDS, min(most_rounds, int(seconds / max(sum(once.values()), 1e-9))))
+    once = {name: max(timer.timeit(1).mean, 1e-9) for name, timer in timers.items()}
+    least_seconds = (_WARM_UP + 1) * sum(once.values())  # of a round
+    rounds = max(LEAST_ROUNDS, min(most_rounds, int(seconds / max(least_seconds, 1e-9))))
     share = seconds / (rounds * max(1, len(timers)))
-    counts = {name: max(1, int(share / taken)) for name, taken in once.items()}
+    counts = {name: max(1, int(share / taken) - _WARM_UP) for name, taken in once.items()}
     return _in_turns(timers, counts, rounds)
 
 
