@@ -84,7 +84,9 @@ def read_data(
     with closing(Batches(data, name)) as source:
         known = source.length
         read = tuple(batch if is_held else copied(batch) for batch in islice(source, max_batches))
-        reader = Reader() if forward_fn is not None else reader_for(model, source, None, ledger)
+        reader = (
+            Reader() if forward_fn is not None else reader_for(model, source, None, Ledger())
+        )  # labels are used here
     if not any(rows_in(batch) for batch in read):
         told = "no batch" if not read else f"no row in {len(read)} batch{'es'[: 2 * (len(read) > 1)]}"
         raise EmptyDataError("FXQ317", f"{name} holds {told}", hint="give at least one batch with one row")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,24 +46,33 @@ def plot(comparison: Comparison, path: str | os.PathLike[str], kind: str) -> Pat
         raise UsageError("FXQ118", told, hint=f"one of {', '.join(f'.{known}' for known in SUFFIXES)}")
     buffer = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name may have characters that the font lacks
+    with _drawing():
         figure = KINDS[kind](comparison)
         figure.savefig(buffer, format=suffix, dpi=_SCALE, metadata=metadata)
     return write_whole(path, buffer.getvalue())
 
 
-def _figure(width: float, height: float, panels: int = 1, *, title: str = "") -> tuple[Any, list[Any]]:
-    """A figure of its own, without pyplot and its global state. FXQ112 without matplotlib."""
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Matplotlib while it draws: the same SVG each time, and no word of characters that a font lacks. FXQ112."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        from matplotlib import rc_context
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             "FXQ112",
             "charts need the package 'matplotlib', which is not installed",
             hint='pip install "fxquant[demo]"; the HTML report draws its own charts without it',
         ) from error
+    with rc_context({"svg.hashsalt": "fxquant"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        yield
+
+
+def _figure(width: float, height: float, panels: int = 1, *, title: str = "") -> tuple[Any, list[Any]]:
+    """A figure of its own, without pyplot and its global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False, sharey=True)[0]

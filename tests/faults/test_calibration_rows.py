@@ -1,7 +1,4 @@
-"""FAULTS rows 46–63: bad calibration data. Each names the culprit and leaves the model and the world alone.
-
-Row 62 (calibration data that is the test set) has no row here: there is no evaluate() yet to hold the two together.
-"""
+"""FAULTS rows 46–63: bad calibration data. Each names the culprit and leaves the model and the world alone."""
 
 from __future__ import annotations
 
@@ -249,6 +246,22 @@ def test_row_61_an_endless_loader_stops_at_max_batches():
     ours = compiled(endless())
     assert ours.stage is Stage.LOWERED and len(drawn) == MAX_BATCHES
     assert any(row.code == "FXQ309" for row in ours.ledger.notices)
+
+
+def test_row_62_calibration_rows_among_the_test_rows_are_noticed():
+    ours = compiled([good(8), good(4)])
+    test = torch.cat([good(8)[2:5], torch.full((2, 4), 0.5)])
+    fxquant.evaluate(ours, test, reference=net())
+    fxquant.evaluate(ours, [test[:2], test[2:]], reference=net())
+    told = [row.reason for row in ours.ledger.notices if row.code == "FXQ318"]
+    assert told == ["3 of 5 test rows are rows that the model was calibrated on: the result flatters it"]
+
+
+def test_row_62_other_rows_and_data_that_no_observer_saw_are_not_noticed():
+    ours, dynamic = compiled(good()), fxquant.compile(net(), "int8-dynamic", calibration_data=good())
+    fxquant.evaluate(ours, good() + 1e-3, reference=net())
+    fxquant.evaluate(dynamic, good(), reference=net())
+    assert not [row for each in (ours, dynamic) for row in each.ledger.notices if row.code == "FXQ318"]
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])
