@@ -102,8 +102,11 @@ def make(
     started = perf_counter()
     if _is_compiled_here(what):
         _check_options(candidate.options)
-        given = {"calibration_data": list(calibration.batches), "forward_fn": forward_fn, "target": candidate.target}
-        compiled = compile(model, what, **{**given, "max_batches": len(calibration.batches), **candidate.options})
+        given = {"target": candidate.target, "forward_fn": forward_fn, **candidate.options}
+        if "calibration_data" not in given:
+            batches = list(calibration.batches)
+            given = {"calibration_data": batches, "max_batches": len(batches), **given}
+        compiled = compile(model, what, **given)
         return Made(ready(compiled, ledger, f"candidate '{candidate.name}'"), perf_counter() - started)
     made = what(fork(unwrapped(model, Ledger())))
     seconds = perf_counter() - started

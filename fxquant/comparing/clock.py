@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import nn
 
-from fxquant.comparing.data import EvaluationData, copied, of_size
+from fxquant.comparing.data import EvaluationData, call_on, copied, of_size
 from fxquant.comparing.rows import Latency
 from fxquant.comparing.running import same_buffers
 from fxquant.comparing.settings import Settings
@@ -51,7 +50,7 @@ def _calls(
         ledger.notice("FXQ141", f"the data has {rows} rows: they are repeated for batches of {batch_size}")
     calls: dict[str, Callable[[], object]] = {}
     for name, module in modules.items():
-        call = _call(module, copied(batch), data)
+        call = call_on(module, copied(batch), data)
         try:
             call()
         except Exception as error:  # a model may insist on its batch size, in whatever words
@@ -59,11 +58,3 @@ def _calls(
         else:
             calls[name] = call
     return calls
-
-
-def _call(module: nn.Module, batch: Any, data: EvaluationData) -> Callable[[], object]:
-    forward_fn = data.forward_fn
-    if forward_fn is not None:
-        return lambda: forward_fn(module, batch)
-    call = data.reader.call(batch, 0)
-    return lambda: module(*call.args, **call.kwargs)

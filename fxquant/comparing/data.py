@@ -46,21 +46,21 @@ class EvaluationData:
 
     def output(self, model: nn.Module, index: int) -> Any:
         """What a model makes of a batch."""
-        return run_on(model, self.batches[index], self, index)
+        with torch.no_grad():
+            return call_on(model, copied(self.batches[index]), self, index)()  # a model may write to its inputs
 
     def call(self, index: int) -> Call:
         """The arguments that a batch stands for, where no forward_fn unpacks it."""
         return self.reader.call(self.batches[index], index)
 
 
-def run_on(model: nn.Module, batch: Any, data: EvaluationData, index: int = 0) -> Any:
-    """One call without gradients, on a copy of the batch: a model may write to its inputs."""
-    fresh = copied(batch)
-    with torch.no_grad():
-        if data.forward_fn is not None:
-            return data.forward_fn(model, fresh)
-        call = data.reader.call(fresh, index)
-        return model(*call.args, **call.kwargs)
+def call_on(model: nn.Module, batch: Any, data: EvaluationData, index: int = 0) -> Callable[[], Any]:
+    """The call of a model that a batch stands for, with nothing left to do but the call."""
+    forward_fn = data.forward_fn
+    if forward_fn is not None:
+        return lambda: forward_fn(model, batch)
+    call = data.reader.call(batch, index)
+    return lambda: model(*call.args, **call.kwargs)
 
 
 def read_data(

@@ -11,10 +11,9 @@ from torch import nn
 from fxquant.comparing.data import MAX_BATCHES, EvaluationData, ForwardFn, read_data
 from fxquant.comparing.metrics import read_metric
 from fxquant.comparing.running import outputs_of, ready
-from fxquant.errors import FxQuantError, FxQuantWarning, MetricError
+from fxquant.errors import FxQuantWarning, MetricError
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel
-from fxquant.row_digests import row_digests
 from fxquant.sandbox import untouched_world
 
 
@@ -55,14 +54,12 @@ def evaluate(
     with untouched_world(), torch.no_grad():
         module = ready(model, ledger)
         read = read_data(module, data, ledger, max_batches=max_batches, forward_fn=forward_fn)
-        outputs = outputs_of(module, read)
+        outputs = outputs_of(module, read, model.ledger if isinstance(model, CompiledModel) else ledger)
         asked = read_metric(metric, read, outputs[0], Ledger())
         known = _reference(module, reference, read, ledger) if asked.needs_reference else ()
         value = asked.value(outputs, read, known, ledger)
     if value is None:
         raise MetricError("FXQ137", f"{asked.name} needs floating-point outputs, and there are none")
-    if isinstance(model, CompiledModel):
-        tell_overlap(model, read, model.ledger)
     for row in ledger.notices:
         if row.code in ("FXQ319", "FXQ141"):
             warnings.warn(f"{row.code} {row.reason}", FxQuantWarning, stacklevel=2)
@@ -72,11 +69,11 @@ def evaluate(
 def _reference(module: nn.Module, given: nn.Module | None, data: EvaluationData, ledger: Ledger) -> list[Any]:
     """The float model's outputs: of the one given, else of the one that was compiled. MetricError FXQ137, FXQ313."""
     if given is not None:
-        return outputs_of(ready(given, ledger, "the reference"), data)
+        return outputs_of(ready(given, ledger, "the reference"), data, ledger)
     if not isinstance(module, CompiledModel):
         told = f"SQNR and MSE are against a float model, and {type(module).__name__} was not compiled from one"
         raise MetricError("FXQ137", told, hint="evaluate(model, data, metric, reference=float_model)")
-    return outputs_of(_Float(module), data)
+    return outputs_of(_Float(module), data, ledger)
 
 
 class _Float(nn.Module):
@@ -89,26 +86,3 @@ class _Float(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.signature.rebuild(self.graph_module.forward(*self.signature.leaves(args, kwargs)))
-
-
-def tell_overlap(compiled: CompiledModel, data: EvaluationData, ledger: Ledger) -> None:
-    """Notice FXQ318 in the ledger where rows of the data are rows that the model was calibrated on."""
-    known = compiled.program.calibrated_on
-    if not known or data.forward_fn is not None:
-        return
-    count = same = 0
-    for index in range(len(data.batches)):
-        call = data.call(index)
-        try:
-            leaves = compiled.program.signature.leaves(call.args, call.kwargs)
-        except FxQuantError:  # it does not fit, which a call of the model says better
-            return
-        digests = row_digests(leaves)
-        count += len(digests)
-        same += sum(digest in known for digest in digests)
-    if same:
-        ledger.notice(
-            "FXQ318",
-            f"{same} of {count} test rows are rows that the model was calibrated on: the result flatters it",
-            hint="calibrate on training data",
-        )

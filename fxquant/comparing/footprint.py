@@ -76,7 +76,8 @@ def _peak(changes: Iterable[int]) -> int:
 def int8_share(model: nn.Module, example: tuple[torch.Tensor, ...] | None) -> float | None:
     """Share (0 to 1) of the multiply-accumulates that the graph computes on codes; None where no graph tells.
 
-    Layers on int8 or float16 weights with float activations are computed in float.
+    Layers on int8 or float16 weights with float activations are computed in float. Where the graph calls a module that
+    nobody looked into, or an operation whose shapes do not tell how much it multiplies, the share is not known.
     """
     try:
         graph, like = _graphs(model, example)
@@ -87,9 +88,24 @@ def int8_share(model: nn.Module, example: tuple[torch.Tensor, ...] | None) -> fl
     where, known = regions(graph), costs(graph, like=like)
     if Region.QUANTIZED not in where.values():
         return 0.0
+    if any(cost.macs is None for cost in known.values()) or _has_opaque_matrices(model):
+        return None
     total = sum(cost.macs or 0 for cost in known.values())
     on_codes = sum(cost.macs or 0 for name, cost in known.items() if where[name] is Region.QUANTIZED)
     return on_codes / total if total else None
+
+
+def _has_opaque_matrices(model: nn.Module) -> bool:
+    """Does the graph call a module of parts, with matrices in them, that was not traced into?"""
+    graph_module = getattr(model, "graph_module", model)
+    if not isinstance(graph_module, fx.GraphModule):
+        return False
+    called = (node.target for node in graph_module.graph.nodes if node.op == "call_module")
+    modules = (graph_module.get_submodule(str(target)) for target in called)
+    return any(
+        next(module.children(), None) is not None and any(weight.dim() > 1 for weight in module.parameters())
+        for module in modules
+    )
 
 
 def _graphs(

@@ -16,7 +16,6 @@ from fxquant.comparing.candidates import FLOAT_NAME, Candidate, make, read_candi
 from fxquant.comparing.clock import timed
 from fxquant.comparing.comparison import Comparison
 from fxquant.comparing.data import MAX_BATCHES, EvaluationData, ForwardFn, read_data
-from fxquant.comparing.evaluating import tell_overlap
 from fxquant.comparing.measured import Bench, measured_row
 from fxquant.comparing.metrics import read_metric
 from fxquant.comparing.rows import ComparedRow, Failure
@@ -24,7 +23,6 @@ from fxquant.comparing.running import outputs_of, ready
 from fxquant.comparing.settings import SECONDS, read_settings
 from fxquant.errors import CalibrationShapeError, ComparisonError, FxQuantError
 from fxquant.ledger import Ledger
-from fxquant.model import CompiledModel
 from fxquant.preflight import unwrapped
 from fxquant.sandbox import untouched_world
 
@@ -85,7 +83,7 @@ def compare(
         calibration = read
         if calibration_data is not None:
             calibration = read_data(plain, calibration_data, Ledger(), forward_fn=forward_fn, name="calibration_data")
-        reference = _reference(floating, read)
+        reference = _reference(floating, read, ledger)
         asked = read_metric(metric, read, reference[0], ledger, is_higher_better=is_higher_better)
         bench = Bench(floating, read, reference, asked, settings, ledger)
         modules: dict[str, nn.Module] = {FLOAT_NAME: floating}
@@ -112,10 +110,10 @@ def compare(
     )
 
 
-def _reference(model: nn.Module, data: EvaluationData) -> list[Any]:
+def _reference(model: nn.Module, data: EvaluationData, ledger: Ledger) -> list[Any]:
     """The float model's outputs; where it cannot run on the data there is nothing to compare with."""
     try:
-        return outputs_of(model, data)
+        return outputs_of(model, data, ledger)
     except FxQuantError:
         raise
     except Exception as error:
@@ -132,8 +130,6 @@ def _row(
     own = Ledger()
     made = make(candidate, model, calibration, own, forward_fn)
     row = measured_row(candidate.name, made.module, bench)
-    if isinstance(made.module, CompiledModel):
-        tell_overlap(made.module, bench.data, bench.ledger)
     notes = tuple(f"{notice.code} {notice.reason}" for notice in own.notices)
     return made.module, replace(row, compile_seconds=made.seconds, notes=(*notes, *row.notes))
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxquant.comparing.data import EvaluationData, of_size, run_on
+from fxquant.comparing.data import EvaluationData, call_on, of_size
 from fxquant.comparing.footprint import int8_share, peak_bytes, size_on_disk
 from fxquant.comparing.layers import layers_of
 from fxquant.comparing.metrics import Metric
@@ -36,7 +36,7 @@ class Bench:
 def measured_row(name: str, module: nn.Module, bench: Bench) -> ComparedRow:
     """All but latency and compile time. FXQ120 where its outputs are not like the float model's."""
     is_float = module is bench.model
-    outputs = bench.reference if is_float else outputs_of(module, bench.data)
+    outputs = bench.reference if is_float else outputs_of(module, bench.data, bench.ledger)
     check_alike(bench.reference, outputs)
     metric = bench.metric.value(outputs, bench.data, bench.reference, bench.ledger)
     distance = None if is_float else sqnr(bench.reference, outputs)
@@ -44,7 +44,8 @@ def measured_row(name: str, module: nn.Module, bench: Bench) -> ComparedRow:
     size, size_of = size_on_disk(module)
     layers, why = layers_of(module, bench.model, _example(bench.data))
     with same_buffers(module), torch.no_grad():
-        peak = peak_bytes(_call(module, bench))
+        batch = of_size(bench.data, bench.settings.largest or bench.data.rows[0])[0]
+        peak = peak_bytes(call_on(module, batch, bench.data))
     return ComparedRow(
         name=name,
         kind="float" if is_float else "compiled" if isinstance(module, CompiledModel) else "module",
@@ -58,12 +59,6 @@ def measured_row(name: str, module: nn.Module, bench: Bench) -> ComparedRow:
         layers=layers,
         notes=(why,) if why else (),
     )
-
-
-def _call(module: nn.Module, bench: Bench) -> Any:
-    """One call on the largest batch that is timed; on the first batch where none is."""
-    batch = of_size(bench.data, bench.settings.largest or bench.data.rows[0])[0]
-    return lambda: run_on(module, batch, bench.data)
 
 
 def _example(data: EvaluationData) -> Any:

@@ -16,6 +16,7 @@ from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel
 from fxquant.preflight import unwrapped
 from fxquant.program import Stage
+from fxquant.row_digests import row_digests
 
 
 def ready(model: Any, ledger: Ledger, what: str = "the model") -> nn.Module:
@@ -37,10 +38,40 @@ def ready(model: Any, ledger: Ledger, what: str = "the model") -> nn.Module:
     return fork(unwrapped(model, ledger))
 
 
-def outputs_of(model: nn.Module, data: EvaluationData) -> list[Any]:
-    """What the model makes of each batch, in tensors that nothing else holds."""
+def outputs_of(model: nn.Module, data: EvaluationData, ledger: Ledger) -> list[Any]:
+    """What the model makes of each batch, in tensors that nothing else holds.
+
+    Notice FXQ318 in the ledger where it was calibrated on rows of the data.
+    """
     with same_buffers(model):
-        return [copied(data.output(model, index)) for index in range(len(data.batches))]
+        if not isinstance(model, CompiledModel) or not model.program.calibrated_on:
+            return [copied(data.output(model, index)) for index in range(len(data.batches))]
+        watched = _Watched(model)
+        outputs = [copied(data.output(watched, index)) for index in range(len(data.batches))]
+    if watched.known:
+        ledger.notice(
+            "FXQ318",
+            f"{watched.known} of {watched.rows} test rows are rows that the model was calibrated on: "
+            "the result flatters it",
+            hint="calibrate on training data",
+        )
+    return outputs
+
+
+class _Watched(nn.Module):
+    """A compiled model that counts the rows which it sees, and those of them that it was calibrated on."""
+
+    def __init__(self, compiled: CompiledModel) -> None:
+        super().__init__()
+        self.training = False
+        self.compiled, self.rows, self.known = compiled, 0, 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        program = self.compiled.program
+        digests = row_digests(program.signature.leaves(args, kwargs))
+        self.rows += len(digests)
+        self.known += sum(digest in program.calibrated_on for digest in digests)
+        return self.compiled(*args, **kwargs)
 
 
 @contextmanager

@@ -351,3 +351,17 @@ def test_candidates_take_turns_and_a_slow_one_is_still_timed_often_enough():
 def test_the_spread_is_a_quartile_on_each_side():
     assert Timing((4.0, 1.0, 3.0, 2.0, 5.0)).quartiles == (2.0, 4.0)
     assert Timing((2.0,)).quartiles == (2.0, 2.0)
+
+
+def test_the_share_of_macs_is_not_known_where_a_part_was_not_looked_into():
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.head = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.inner(x))
+
+    options = {"compile_options": {"leaf_modules": ["inner"]}, "calibration_data": rows(seed=7), "seconds": 0}
+    found = fxquant.compare(Nested().eval(), {"int8": "int8", "float16": "float16"}, rows(), targets="x86", **options)
+    assert found["int8 on x86"].int8_share is None and found["float16 on x86"].int8_share == 0.0

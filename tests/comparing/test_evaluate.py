@@ -227,6 +227,15 @@ def test_forward_fn_settles_any_shape_of_batch():
     assert fxquant.evaluate(classifier(), pairs, forward_fn=lambda model, batch: model(batch[0][0])) == 0.75
 
 
+def test_a_forward_fn_does_not_hide_that_rows_were_calibrated_on():
+    made = compiled()
+    data = [{"picture": torch.cat([rows(4, seed=7), rows(4)])}]
+    fxquant.evaluate(
+        made, data, "sqnr", reference=classifier(), forward_fn=lambda model, batch: model(batch["picture"])
+    )
+    assert [row.reason.split(" are")[0] for row in made.ledger.notices if row.code == "FXQ318"] == ["4 of 8 test rows"]
+
+
 def test_labels_that_are_no_classes_give_sqnr():
     made = fxquant.compile(classifier(), "int8-dynamic")
     pairs = [(rows(), torch.zeros(64, 3))]
