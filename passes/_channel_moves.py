@@ -27,6 +27,7 @@ from fxquant.passes._channel_flow import (
     shape_of,
     stay,
 )  # fmt: skip
+from fxquant.passes._channel_reshapes import size_told
 from fxquant.values import known_value
 
 Dims = tuple[Labels, ...]
@@ -84,9 +85,11 @@ def _integer(node: fx.Node, place: int, name: str) -> int:
 def _cat(flow: Flow, node: fx.Node) -> State:
     sources: Any = node.args[0] if node.args else node.kwargs.get("tensors")
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
-    if not isinstance(sources, (tuple, list)) or not isinstance(dim, int):
+    whole = flow.state(sources)
+    states = list(whole.items) if isinstance(whole, Several) else [flow.state(source) for source in sources]
+    parts = [state.dims for state in states if isinstance(state, Tensor)]
+    if len(parts) != len(states) or not isinstance(dim, int):
         raise NotFollowed(f"'{node.name}' joins what is not known")
-    parts = [flow.dims(source) for source in sources]
     first, *others = parts
     at = dim % len(first)
     for other in others:
@@ -162,18 +165,33 @@ def _cut(flow: Flow, node: fx.Node, labels: Labels, step: Any) -> tuple[Any, Lab
 
 
 def _expand(flow: Flow, node: fx.Node) -> State:
-    """Sizes of 1 are stretched; a literal size of a dimension of channels is rewritten to -1, which keeps it."""
+    """Dimensions of size 1 are stretched."""
     dims, shape = flow.dims(node.args[0]), shape_of(node)
-    flow.need_plain(node, node.args[1:])
     sizes: Any = node.args[1] if len(node.args) == 2 and isinstance(node.args[1], (tuple, list)) else node.args[1:]
-    new = len(shape) - len(dims)
-    made = [*map(stay, shape[:new])]
-    made += [labels if labels.size == size else stay(size) for labels, size in zip(dims, shape[new:], strict=True)]
-    if any(is_labelled(labels) for labels in made):
-        if len(sizes) != len(shape) or node.kwargs:
-            raise NotFollowed(f"'{node.name}' takes a shape that is computed")
-        kept = tuple(-1 if is_labelled(labels) else size for labels, size in zip(made, sizes, strict=True))
-        flow.rewrites.append(Rewrite(node, (node.args[0], *kept)))
+    if len(sizes) != len(shape):
+        raise NotFollowed(f"'{node.name}' takes a shape that is computed")
+    made, written = [], []
+    inner = [*[stay(0)] * (len(shape) - len(dims)), *dims]
+    for labels, given, size in zip(inner, sizes, shape, strict=True):
+        told = given if isinstance(given, int) else flow.state(given)
+        if labels.size == size:
+            made.append(labels)
+            written.append(size_told(flow, node, told, labels) or given)
+        else:
+            made.append(told.labels if isinstance(told, Size) else stay(size))
+            written.append(given)
+    if any(isinstance(one, Count) for one in written):
+        flow.rewrites.append(Rewrite(node, (node.args[0], *written)))
+    return Tensor(tuple(made))
+
+
+def _expand_as(flow: Flow, node: fx.Node) -> State:
+    dims, others = flow.dims(node.args[0]), flow.dims(node.args[1])
+    made = [*others[: len(others) - len(dims)]]
+    for labels, other in zip(dims, others[len(others) - len(dims) :], strict=True):
+        if labels.size == other.size:
+            flow.channels.tie(labels, other, f"'{node.name}' joins it with '{node.args[1]}', which keeps its channels")
+        made.append(other)
     return Tensor(tuple(made))
 
 
@@ -205,7 +223,8 @@ MOVES: dict[Any, Rule] = {
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
     **dict.fromkeys((torch.chunk, "chunk", torch.split, "split"), _chunk),
     operator.getitem: _getitem,
-    **dict.fromkeys(("expand",), _expand),
+    "expand": _expand,
+    "expand_as": _expand_as,
     getattr: _getattr,
     "size": _size,
     **dict.fromkeys(("dim", "ndimension"), _nothing),

@@ -100,7 +100,7 @@ def _view(flow: Flow, node: fx.Node) -> State:
         if any(map(is_labelled, dims)):
             raise NotFollowed(f"'{node.name}' takes a shape that is computed")
         return Tensor(dims)
-    written = [_size_told(flow, node, one, labels) for one, labels in zip(told, dims, strict=True)]
+    written = [size_told(flow, node, one, labels) for one, labels in zip(told, dims, strict=True)]
     if any(isinstance(one, Count) for one in written):
         new = tuple(one if isinstance(one, Count) else old for one, old in zip(written, sizes, strict=True))
         flow.rewrites.append(Rewrite(node, (source, *new) if node.op == "call_method" else (source, new)))
@@ -115,7 +115,7 @@ def _told(flow: Flow, sizes: list[Any]) -> list[int | State]:
     return [one if isinstance(one, int) else flow.state(one) for one in sizes]
 
 
-def _size_told(flow: Flow, node: fx.Node, told: int | State, labels: Labels) -> Count | None:
+def size_told(flow: Flow, node: fx.Node, told: int | State, labels: Labels) -> Count | None:
     """A literal size is rewritten; a size that is read from a tensor must be that of the same channels."""
     if isinstance(told, Size):
         flow.channels.tie(told.labels, labels, f"'{node.name}' takes their number from what keeps its channels")
