@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from math import prod
 
 import pytest
@@ -22,6 +23,7 @@ from support.drawn_models import drawn
 from support.masked import Masked
 from support.models import MODELS
 from support.scale import examples
+from support.small import Applied
 from support.tracing import trace
 
 CHANNELLED = (
@@ -125,6 +127,53 @@ def test_a_pruned_net_of_the_zoo_is_the_masked_one(name, options):
     case = MODELS[name]
     alive = assert_law(case.make(), PruneChannels(round_to=1, **options), case.inputs(3), case.arguments(3))
     assert alive.mean() < 0.95
+
+
+def conv(inputs: int, outputs: int, **options) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
+
+
+def _excited(x, wide, down, up, head):
+    x = wide(x)
+    n, c, _, _ = x.size()
+    return head(x * torch.sigmoid(up(torch.relu(down(x.mean((2, 3)).view(n, c)))).view(n, c, 1, 1)))
+
+
+def _attended(x, wide, key, value, head):
+    x = wide(x).flatten(2).transpose(1, 2)  # (N, pixels, channels)
+    return head((x @ key(x).transpose(1, 2) * 0.1).softmax(-1) @ value(x))
+
+
+SMALL = {
+    "norm": (lambda x, a, n, b: b(n(a(x))), conv(3, 8), nn.GroupNorm(4, 8), conv(8, 2)),
+    "instance": (lambda x, a, n, b: b(n(a(x))), conv(3, 8), nn.InstanceNorm2d(8, affine=True), conv(8, 2)),
+    "prelu": (lambda x, a, n, b: b(n(a(x))), conv(3, 8), nn.PReLU(8), conv(8, 2)),
+    "grouped": (lambda x, a, n, b: b(n(a(x))), conv(3, 8), conv(8, 12, groups=4), conv(12, 2)),
+    "multiplied": (lambda x, a, n, b: b(n(a(x))), conv(3, 8), conv(8, 16, groups=8), conv(16, 2)),
+    "transposed": (
+        lambda x, a, n, b: b(n(a(x))), conv(3, 8), nn.ConvTranspose2d(8, 12, 2, stride=2, groups=4), conv(12, 2)
+    ),
+    "twice": (lambda x, a, n, b: b(n(n(a(x)).relu()) + a(x)), conv(3, 8), conv(8, 8), conv(8, 2)),
+    "excited": (_excited, conv(3, 8), nn.Linear(8, 4), nn.Linear(4, 8), conv(8, 2)),
+    "attended": (_attended, conv(3, 8), nn.Linear(8, 8), nn.Linear(8, 6), nn.Linear(6, 2)),
+    "halves": (
+        lambda x, a, n, b: b(torch.cat([n(a(x).chunk(2, 1)[0]), a(x)[:, 3:]], 1)), conv(3, 8), conv(4, 4), conv(9, 2)
+    ),
+    "normalized": (lambda x, a, n, b: b(n(a(x)).flatten(1)), conv(3, 4), nn.LayerNorm((4, 8, 8)), nn.Linear(256, 2)),
+    "shifted": (lambda x, a, n, b: b(n(a(x).permute(0, 2, 3, 1))), conv(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.6])
+@pytest.mark.parametrize("name", SMALL)
+def test_a_pruned_small_net_is_the_masked_one(name, ratio):
+    function, *parts = copy.deepcopy(SMALL[name])
+    source = torch.Generator().manual_seed(len(name))
+    for parameter in (one for part in parts for one in part.parameters()):
+        nn.init.normal_(parameter, generator=source)
+    x = torch.rand(2, 3, 8, 8, generator=source)
+    alive = assert_law(Applied(function, *parts), PruneChannels(ratio=ratio, round_to=1), (x,))
+    assert not alive.all()
 
 
 @examples(3)
