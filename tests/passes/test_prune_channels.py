@@ -1,0 +1,466 @@
+"""prune-channels: what shrinks, what stays and why, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import fxquant
+from fxquant.errors import ExampleInputError, FxQuantError, UnknownTargetError, UsageError
+from fxquant.graphs.costs import total
+from fxquant.passes.prune_channels import PruneChannels
+from support.asserts import fingerprint
+from support.models import MODELS
+
+PICTURES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Of(nn.Module):
+    """A function of its named parts and the input."""
+
+    def __init__(self, function, **parts: nn.Module) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def net(function, **parts: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for part in parts.values():
+        for module in part.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    return Of(function, **parts).eval()
+
+
+def pruned(model: nn.Module, x=PICTURES, **options):
+    options = {"round_to": 1, **options} if "macs" in options else {"ratio": 0.5, "round_to": 1, **options}
+    return fxquant.compress(model, [PruneChannels(**options)], example_inputs=(x,))
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if tensor.ndim}
+
+
+def stays(model) -> dict[str, str]:
+    """Layer → why its channels stay."""
+    return {row.module: row.reason for row in model.ledger.notices if row.code == "FXQ411"}
+
+
+def conv(inputs: int, outputs: int, **options) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
+
+
+def residual() -> nn.Module:
+    return net(
+        lambda m, x: m.head(torch.relu(m.norm(m.stem(x)) + m.branch(x)).mean((2, 3))),
+        stem=conv(3, 8), norm=nn.BatchNorm2d(8), branch=conv(3, 8), head=nn.Linear(8, 5),
+    )  # fmt: skip
+
+
+def test_layers_that_are_added_lose_the_same_channels():
+    model = pruned(residual())
+    assert shapes(model) == {
+        "stem.weight": (4, 3, 3, 3), "stem.bias": (4,), "branch.weight": (4, 3, 3, 3), "branch.bias": (4,),
+        "norm.weight": (4,), "norm.bias": (4,), "norm.running_mean": (4,), "norm.running_var": (4,),
+        "head.weight": (5, 4), "head.bias": (5,),
+    }  # fmt: skip
+    assert model.get_submodule("stem").out_channels == model.get_submodule("norm").num_features == 4
+    assert model.get_submodule("head").in_features == 4
+
+
+def test_the_channels_with_the_smallest_weights_go():
+    model = net(lambda m, x: m.two(torch.relu(m.one(x))), one=nn.Linear(4, 6), two=nn.Linear(6, 2))
+    with torch.no_grad():
+        for index, size in enumerate((3.0, 0.1, 2.0, 0.2, 1.0, 0.3)):
+            model.one.weight[index], model.two.weight[:, index] = size, size
+    made = pruned(model, torch.rand(2, 4))
+    assert torch.equal(made.get_submodule("one").weight, model.one.weight[[0, 2, 4]])
+    assert torch.equal(made.get_submodule("two").weight, model.two.weight[:, [0, 2, 4]])
+
+
+@pytest.mark.parametrize(("importance", "left"), [("l1", 1), ("l2", 0), ("batchnorm", 2)])
+def test_importance_is_what_was_asked(importance, left):
+    model = net(
+        lambda m, x: m.head(m.norm(m.one(x))),
+        one=nn.Linear(4, 3, bias=False), norm=nn.BatchNorm1d(3), head=nn.Linear(3, 1, bias=False),
+    )  # fmt: skip
+    with torch.no_grad():
+        model.one.weight.copy_(torch.tensor([[4.0, 0, 0, 0], [1.5, 1.5, 1.5, 1.5], [0.1, 0, 0, 0]]))
+        model.norm.weight.copy_(torch.tensor([0.1, 0.2, 1.0]))
+        model.head.weight.fill_(1.0)
+    made = pruned(model, torch.rand(2, 4), ratio=0.7, importance=importance)
+    assert torch.equal(made.get_submodule("one").weight[0], model.one.weight[left])
+
+
+def test_where_there_is_no_batch_norm_the_weights_decide_and_the_ledger_says_so():
+    model = net(lambda m, x: m.head(m.one(x)), one=nn.Linear(4, 8), head=nn.Linear(8, 1))
+    told = [row.reason for row in pruned(model, torch.rand(2, 4), importance="batchnorm").ledger.notices]
+    assert "8 → 4 channels, importance l2" in told
+
+
+def test_concatenated_channels_are_cut_out_at_their_offsets():
+    model = net(
+        lambda m, x: m.head(torch.cat([m.left(x), x, m.right(x)], 1)),
+        left=conv(3, 4), right=conv(3, 6), head=conv(13, 2),
+    )  # fmt: skip
+    made = pruned(model)
+    assert shapes(made)["head.weight"] == (2, 2 + 3 + 3, 3, 3)
+    assert torch.equal(
+        made.get_submodule("head").weight[:, 2:5].sum((0, 2, 3)), model.head.weight[:, 4:7].sum((0, 2, 3))
+    )
+
+
+def test_a_depthwise_convolution_goes_with_its_input():
+    model = net(
+        lambda m, x: m.head(m.deep(m.wide(x))), wide=conv(3, 8), deep=conv(8, 8, groups=8), head=conv(8, 2)
+    )  # fmt: skip
+    made = pruned(model)
+    assert shapes(made)["deep.weight"] == (4, 1, 3, 3) and made.get_submodule("deep").groups == 4
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_grouped_convolution_loses_whole_groups(kind):
+    model = net(
+        lambda m, x: m.head(m.grouped(m.wide(x))), wide=conv(3, 8), grouped=kind(8, 16, 1, groups=4), head=conv(16, 2)
+    )  # fmt: skip
+    made = pruned(model)
+    grouped = made.get_submodule("grouped")
+    assert (grouped.in_channels, grouped.out_channels, grouped.groups) == (4, 8, 2)
+    assert shapes(made)["wide.weight"][0] == 4 and shapes(made)["head.weight"][1] == 8
+
+
+def test_flattening_makes_features_of_each_channel():
+    model = net(lambda m, x: m.head(m.conv(x).flatten(1)), conv=conv(3, 4), head=nn.Linear(4 * 64, 5))
+    made = pruned(model)
+    assert shapes(made)["head.weight"] == (5, 2 * 64)
+
+
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda x: x.view(-1, 256),
+        lambda x: x.reshape(x.size(0), 4 * 64),
+        lambda x: torch.reshape(x, (x.shape[0], -1)),
+        lambda x: x.view(x.shape[0], x.shape[1], 64).transpose(1, 2).permute(0, 2, 1).flatten(1),
+        lambda x: x.view(x.shape).flatten(2).unsqueeze(-1).squeeze(-1).reshape(-1, 256),
+        lambda x: torch.cat(x.chunk(2, dim=1)[::-1], 1).flatten(1),
+        lambda x: torch.cat(torch.split(x, [1, 3], 1), 1).flatten(1),
+        lambda x: torch.cat([x[:, :1], x[:, 1:]], 1).flatten(1),
+        lambda x: torch.cat([x[:, :-2, ..., :], x[:, 2:]], dim=1).flatten(1),
+    ],
+)
+def test_channels_are_followed_through_reshapes_and_cuts(reshape):
+    model = net(lambda m, x: m.head(reshape(torch.relu(m.conv(x)))), conv=conv(3, 4), head=nn.Linear(256, 5))
+    made = pruned(model)
+    assert shapes(made)["conv.weight"][0] == 2 and made(PICTURES[:3]).shape == (3, 5)
+    other = shapes(pruned(model, ratio=0.25))
+    assert other["conv.weight"][0] in (3, 4) and other["head.weight"][1] == other["conv.weight"][0] * 64
+
+
+@pytest.mark.parametrize(
+    "stretched",
+    [
+        lambda gate, x: gate,
+        lambda gate, x: gate.expand(x.shape[0], x.shape[1], 8, 8),
+        lambda gate, x: gate.expand(-1, 8, 8, 8),
+        lambda gate, x: gate.expand_as(x),
+    ],
+)
+def test_a_squeeze_and_excite_gate_goes_with_what_it_scales(stretched):
+    def forward(m, x):
+        x = m.conv(x)
+        n, c, _, _ = x.size()
+        gate = m.up(torch.relu(m.down(F.adaptive_avg_pool2d(x, 1).view(n, c)))).view(n, c, 1, 1)
+        return m.head(x * stretched(torch.sigmoid(gate), x))
+
+    made = pruned(net(forward, conv=conv(3, 8), down=nn.Linear(8, 4), up=nn.Linear(4, 8), head=conv(8, 2)))
+    found = shapes(made)
+    assert found["conv.weight"][0] == found["up.weight"][0] == found["down.weight"][1] == 4
+    assert found["down.weight"][0] == 2 and made(PICTURES).shape == (4, 2, 8, 8)
+
+
+def test_a_layer_that_is_called_twice_is_pruned_once():
+    model = net(
+        lambda m, x: m.head(m.same(torch.relu(m.same(m.stem(x))))), stem=conv(3, 8), same=conv(8, 8), head=conv(8, 2)
+    )  # fmt: skip
+    made = pruned(model)
+    assert shapes(made)["same.weight"] == (4, 4, 3, 3) and shapes(made)["stem.weight"][0] == 4
+
+
+def test_tied_parameters_stay_tied():
+    model = net(lambda m, x: m.two(m.one(m.stem(x))), stem=nn.Linear(4, 6), one=nn.Linear(6, 6), two=nn.Linear(6, 6))
+    model.two.weight = model.one.weight
+    model.tail = nn.Linear(6, 2)
+    model.function = lambda m, x: m.tail(m.two(m.one(m.stem(x))))
+    made = pruned(model, torch.rand(2, 4))
+    assert made.get_submodule("one").weight is made.get_submodule("two").weight
+    assert shapes(made)["one.weight"] == (3, 3)
+
+
+def test_parameters_that_forward_adds_or_scales_with_shrink_too():
+    model = net(lambda m, x: m.head(m.conv(x) * m.scale + m.place), conv=conv(3, 8), head=conv(8, 2))
+    model.scale, model.place = nn.Parameter(torch.rand(8, 1, 1)), nn.Parameter(torch.rand(1, 8, 8, 8))
+    found = shapes(pruned(model))
+    assert found["scale"] == (4, 1, 1) and found["place"] == (1, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("norm", "width"),
+    [(nn.GroupNorm(4, 8), 4), (nn.InstanceNorm2d(8, affine=True), 4), (nn.PReLU(8), 4), (nn.PReLU(), 1)],
+)
+def test_what_has_a_number_for_each_channel_shrinks(norm, width):
+    made = pruned(net(lambda m, x: m.head(m.norm(m.conv(x))), conv=conv(3, 8), norm=norm, head=conv(8, 2)))
+    assert shapes(made)["norm.weight"] == (width,) and shapes(made)["conv.weight"][0] == 4
+    assert made(PICTURES).shape == (4, 2, 8, 8)
+
+
+def test_a_layer_norm_normalizes_what_is_left():
+    model = net(lambda m, x: m.head(m.norm(m.one(x))), one=nn.Linear(4, 8), norm=nn.LayerNorm(8), head=nn.Linear(8, 2))
+    made = pruned(model, torch.rand(2, 4))
+    assert made.get_submodule("norm").normalized_shape == (4,) and shapes(made)["norm.weight"] == (4,)
+
+
+def test_an_embedding_loses_width_and_keeps_its_rows():
+    model = net(lambda m, x: m.head(m.words(x)), words=nn.Embedding(10, 8), head=nn.Linear(8, 2))
+    found = shapes(pruned(model, torch.arange(6).reshape(2, 3)))
+    assert found["words.weight"] == (10, 4) and found["head.weight"] == (2, 4)
+
+
+WHY = {
+    "output": (lambda m, x: (m.head(m.conv(x)), m.conv(x)), "it is an output of the model"),
+    "input": (lambda m, x: m.head(m.conv(x) + x.repeat(1, 2, 1, 1)[:, :4]), "'add' joins it with 'getitem'"),
+    "softmax": (lambda m, x: m.head(m.conv(x).softmax(1)), "works across them"),
+    "mean": (lambda m, x: m.head(m.conv(x) - m.conv(x).mean(1, keepdim=True)), "'mean' works across them"),
+    "unknown": (lambda m, x: m.head(torch.roll(m.conv(x), 1, 1)), "'roll' cannot be followed"),
+    "heads": (lambda m, x: m.head(m.conv(x).view(-1, 2, 2, 64).flatten(1, 2).view(-1, 4, 8, 8)), "'view' splits"),
+    "one": (lambda m, x: m.head(m.conv(x)) + m.conv(x)[:, 0].unsqueeze(1), "'getitem' picks some of them"),
+    "number": (lambda m, x: m.head(m.conv(x) / m.conv(x).shape[1]), "computes with a number of channels"),
+    "squeeze": (lambda m, x: m.head(m.conv(x).squeeze()), "say squeeze(dim)"),
+    "pixels": (lambda m, x: m.head(F.max_pool2d(m.conv(x).transpose(1, 3), 1).transpose(1, 3)), "works across them"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHY)
+def test_what_cannot_be_followed_keeps_its_channels_and_the_ledger_says_why(name):
+    function, why = WHY[name]
+    model = net(function, conv=conv(3, 4), head=conv(4, 2))
+    made = pruned(model)
+    assert why in stays(made)["conv"]
+    assert shapes(made) == shapes(model)
+    with torch.no_grad():
+        expected, found = model(PICTURES), made(PICTURES)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_layers_around_a_recurrent_one_keep_their_width():
+    model = net(
+        lambda m, x: m.head(m.rnn(m.embed(x))[0]),
+        embed=nn.Linear(4, 8), rnn=nn.LSTM(8, 8, batch_first=True), head=nn.Linear(8, 2),
+    )  # fmt: skip
+    assert "LSTM 'rnn' cannot be followed" in stays(pruned(model, torch.rand(2, 3, 4)))["embed"]
+
+
+class Gain(nn.Module):
+    """A module of the user's own, kept whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+def test_a_leaf_module_of_the_users_own_freezes_what_it_touches():
+    model = net(lambda m, x: m.head(m.gain(m.conv(x))), conv=conv(3, 4), gain=Gain(), head=conv(4, 2))
+    step = PruneChannels(ratio=0.5, round_to=1)
+    made = fxquant.compress(model, [step], example_inputs=(PICTURES,), leaf_modules=[Gain])
+    assert "Gain 'gain' cannot be followed" in stays(made)["conv"]
+    assert shapes(pruned(model))["gain.weight"] == (2, 1, 1)  # traced through, it can be
+
+
+def test_ignored_layers_keep_their_channels_and_their_inputs_may_shrink():
+    model = net(lambda m, x: m.head(m.two(m.one(x))), one=conv(3, 8), two=conv(8, 8), head=conv(8, 2))
+    made = pruned(model, ignore=["two"])
+    assert shapes(made)["two.weight"] == (8, 4, 3, 3) and stays(made)["two"].endswith("'two' is in ignore")
+
+
+def test_a_name_in_ignore_may_be_a_module_with_layers_in_it():
+    made = pruned(MODELS["resnet18"].make(), *MODELS["resnet18"].inputs(), ignore=("layers.1",))
+    assert {name for name in stays(made) if name.startswith("layers")} == {
+        "layers.1.0.downsample.0", "layers.1.0.conv1", "layers.1.1.conv1"
+    }  # fmt: skip
+
+
+def test_what_is_kept_is_a_multiple_of_round_to():
+    model = net(lambda m, x: m.head(m.one(x)), one=conv(3, 20), head=conv(20, 2))
+    assert [shapes(pruned(model, round_to=to))["one.weight"][0] for to in (1, 4, 8, 32)] == [10, 12, 16, 20]
+
+
+def test_at_least_min_channels_are_kept():
+    model = net(lambda m, x: m.head(m.one(x)), one=conv(3, 20), head=conv(20, 2))
+    assert shapes(pruned(model, ratio=0.9, min_channels=7))["one.weight"][0] == 7
+    made = pruned(model, ratio=0.9, min_channels=30)
+    assert "round_to=1 and min_channels=30 leave none to take" in stays(made)["one"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "unet", "dense_block", "mobilenet_v3", "vit"])
+def test_a_budget_of_macs_is_met_and_counted_right(name):
+    case = MODELS[name]
+    made = pruned(case.make(), *case.inputs(), macs=0.5)
+    before, after = made.history[-1].before, made.history[-1].after
+    share = total(after).macs / total(before).macs
+    assert 0.3 < share <= 0.5
+    told = next(row.reason for row in made.ledger.notices if row.code == "FXQ410")
+    assert f"{total(before).macs:,} → {total(after).macs:,} MACs ({share:.1%})" in told
+    count = sum(parameter.numel() for parameter in made.parameters())
+    assert f"→ {count:,} parameters" in told
+
+
+def test_nothing_changes_at_ratio_0_and_at_all_macs():
+    model = residual()
+    for options in ({"ratio": 0.0}, {"macs": 1.0}):
+        made = pruned(model, **options)
+        assert shapes(made) == shapes(model) and torch.equal(made(PICTURES), model(PICTURES))
+        assert not made.history[-1].is_changed and "nothing of it is to go" in stays(made)["stem"]
+
+
+def test_a_model_with_nothing_to_prune_says_so():
+    made = pruned(net(lambda m, x: m.head(x), head=nn.Linear(4, 4)), torch.rand(2, 4))
+    told = [row.reason for row in made.ledger.notices if row.code == "FXQ410"]
+    assert told == [
+        "prune-channels{ratio=0.5,round_to=1}: nothing can be pruned: "
+        "'head' keeps 4 channels: it is an output of the model"
+    ]
+    bare = pruned(net(lambda m, x: m.act(x), act=nn.ReLU()), torch.rand(2, 4))
+    assert bare.ledger.notices[-1].reason.endswith("nothing can be pruned: no layer makes channels of its own")
+
+
+def test_a_pruned_model_can_be_pruned_again():
+    case = MODELS["resnet18"]
+    once = pruned(case.make(), *case.inputs())
+    twice = fxquant.compress(once, [PruneChannels(ratio=0.5, round_to=1)])
+    assert shapes(twice)["layers.3.1.conv2.weight"] == (16, 16, 3, 3)
+    assert [row.reason.count("MACs") for row in twice.ledger.notices if not row.module] == [1, 1]
+
+
+def test_pruning_twice_with_an_example_that_came_late():
+    bare = fxquant.compress(residual(), [])
+    made = fxquant.compress(bare, [PruneChannels(ratio=0.5, round_to=1)], example_inputs=(PICTURES,))
+    assert shapes(made)["stem.weight"][0] == 4
+
+
+def test_the_rows_of_pruned_layers_say_so_after_quantization():
+    compiled = fxquant.compile(pruned(residual()), "int8", calibration_data=PICTURES)
+    row = next(row for row in compiled.ledger.layers if row.module == "branch")
+    assert row.reason.startswith("pruned, 8 → 4 channels by importance l2; ")
+
+
+def test_the_callers_model_is_left_alone_and_the_result_trains():
+    model = residual()
+    before = fingerprint(model)
+    made = pruned(model).train()
+    made(PICTURES).sum().backward()
+    assert all(parameter.grad is not None for parameter in made.parameters())
+    assert fingerprint(model) == before
+
+
+def test_each_node_keeps_its_origin():
+    made = pruned(residual())
+    before, after = made.history[-1].before, made.history[-1].after
+    assert [node.origins for node in before] == [node.origins for node in after]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "unet", "mobilenet_v3", "dense_block"])
+def test_pruned_then_compiled_then_saved_is_bit_equal(name, tmp_path):
+    case = MODELS[name]
+    model = case.make()
+    before = fingerprint(model)
+    made = pruned(model, *case.inputs(), macs=0.5)
+    compiled = fxquant.compile(made, "int8", calibration_data=case.batches(2))
+    loaded = fxquant.load(compiled.save(tmp_path / "pruned.fxq.safetensors"))
+    inputs = case.inputs(3)
+    assert torch.equal(loaded(*inputs), compiled(*inputs))
+    assert fxquant.sqnr_db(made(*inputs), compiled(*inputs)) > 20
+    assert fingerprint(model) == before
+
+
+def test_in_compile_it_runs_before_the_policy():
+    model = residual()
+    steps = fxquant.default_pipeline().before("select-qconfigs", PruneChannels(ratio=0.5, round_to=1))
+    compiled = fxquant.compile(model, "int8", calibration_data=PICTURES, passes=steps)
+    apart = fxquant.compile(pruned(model), "int8", calibration_data=PICTURES)
+    torch.testing.assert_close(compiled(PICTURES), apart(PICTURES), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "neither ratio nor macs"),
+        ({"ratio": 0.5, "macs": 0.5}, "ratio=0.5 and macs=0.5"),
+        ({"ratio": 1.0}, "ratio=1.0 would prune everything: the model's inputs and outputs stay"),
+        ({"macs": 0}, "macs=0 would prune everything"),
+        ({"ratio": -0.1}, "ratio=-0.1 is no share"),
+        ({"macs": 1.5}, "macs=1.5 is no share"),
+        ({"ratio": float("nan")}, "ratio=nan is no share"),
+        ({"macs": float("inf")}, "macs=inf is no share"),
+        ({"ratio": "half"}, "ratio='half' is no share"),
+        ({"ratio": True}, "ratio=True is no share"),
+        ({"ratio": 0.5, "importance": "l3"}, "importance='l3'"),
+        ({"ratio": 0.5, "round_to": 0}, "round_to=0 is no number of channels"),
+        ({"ratio": 0.5, "min_channels": 2.5}, "min_channels=2.5 is no number of channels"),
+        ({"ratio": 0.5, "ignore": "head"}, "ignore='head'"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, told):
+    with pytest.raises(UsageError) as caught:
+        PruneChannels(**options)
+    assert caught.value.code == "FXQ130" and told in caught.value.message and caught.value.hint
+
+
+def test_a_budget_out_of_reach_names_the_best_and_what_is_in_the_way():
+    model = residual()
+    with pytest.raises(UsageError) as caught:
+        pruned(model, macs=0.05, ignore=("stem",))
+    assert caught.value.code == "FXQ131"
+    assert "100.0% of the MACs remain" in caught.value.message and "'stem' keeps 8 channels" in caught.value.message
+    with pytest.raises(UsageError) as caught:
+        pruned(model, macs=0.2, round_to=4)
+    assert "50.0% of the MACs remain" in caught.value.message and "round_to=4" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["haed", "norm", ""])
+def test_a_name_in_ignore_that_no_layer_has_is_refused(name):
+    with pytest.raises(UnknownTargetError) as caught:
+        pruned(residual(), ignore=(name,))
+    assert caught.value.code == "FXQ110" and f"'{name}'" in caught.value.message and "head" in caught.value.hint
+
+
+def test_without_an_example_it_says_how_to_give_one():
+    with pytest.raises(ExampleInputError) as caught:
+        fxquant.compress(residual(), [PruneChannels(ratio=0.5)])
+    assert caught.value.code == "FXQ132" and "example_inputs" in caught.value.hint
+
+
+def test_an_example_that_the_model_fails_on_is_refused():
+    with pytest.raises(FxQuantError) as caught:
+        pruned(residual(), torch.rand(2, 4, 8, 8))
+    assert caught.value.code == "FXQ132" and "fails on its example" in caught.value.message
+
+
+def test_the_global_state_is_left_alone():
+    torch.manual_seed(7)
+    before = copy.deepcopy(torch.get_rng_state())
+    model = residual()
+    torch.set_rng_state(before)
+    pruned(model)
+    assert torch.equal(torch.get_rng_state(), before)
