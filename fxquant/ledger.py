@@ -112,9 +112,15 @@ class Ledger:
         self._rows[site] = row if remark is None else _with(row, remark)
 
     def remark(self, node: fx.Node, why: str, *, code: str = "", hint: str = "") -> None:
-        """Something to be said in this node's rows whatever becomes of them: why it is not quite what was asked."""
+        """Something to be said in this node's rows whatever becomes of them: why it is not quite what was asked.
+
+        What was remarked before stands before it; the same is said once.
+        """
         for site in origins(node) or (node.name,):
-            self._remarks[site] = Row(site, "", op="", requested="", effective="", reason=why, code=code, hint=hint)
+            made = Row(site, "", op="", requested="", effective="", reason=why, code=code, hint=hint)
+            before = self._remarks.get(site)
+            if before is None or why not in before.reason.split("; "):
+                self._remarks[site] = made if before is None else _with(made, before)
 
     def is_settled(self, node: fx.Node) -> bool:
         """Have all of this node's sites (or its part of them) got their rows?"""

@@ -56,6 +56,7 @@ class Program:
     canonical: fx.GraphModule | None = None  # LOWERED only: the CONVERTED graph it was lowered from
     unlowered: LedgerState | None = None  # LOWERED only: the ledger as it was for that graph
     findings: tuple[Finding, ...] = ()  # of parity checks on this program
+    pruned: frozenset[str] = frozenset()  # names of parameters whose zeros stay zero while it trains
     is_foreign: bool = (
         False  # it came in a file that anybody may have made: no node of it runs before the user calls it
     )

@@ -25,6 +25,7 @@ BUILT_IN: dict[str, str] = {
     "calibrate": "fxquant.passes.calibrate:Calibrate",
     "convert": "fxquant.passes.convert:Convert",
     "lower-native": "fxquant.passes.lower_native:LowerNative",
+    "prune-magnitude": "fxquant.passes.prune_magnitude:PruneMagnitude",
 }
 
 
