@@ -78,8 +78,14 @@ class Ledger:
         self._rows.setdefault(site, Row(site, module, op, requested="", effective="", reason=""))
 
     def request(self, site: str, requested: str, why: str) -> None:
-        """Write down what the policy asks of a site, and by which rule."""
-        self._rows[site] = replace(self._rows[site], requested=requested, reason=why)
+        """Write down what the policy asks of a site, and by which rule. What it gets is open from here on."""
+        self._rows[site] = replace(self._rows[site], requested=requested, effective="", reason=why, code="", hint="")
+        self._parts.pop(site, None)
+
+    def request_more(self, site: str, requested: str, why: str) -> None:
+        """Write down what the policy asks of one part more of a site that was split before it was planned."""
+        row = self._rows[site]
+        self._rows[site] = replace(row, requested=f"{row.requested}, {requested}", reason=f"{row.reason}; {why}")
 
     def settle(self, node: fx.Node, effective: str, reason: str, *, code: str = "", hint: str = "") -> None:
         """Write down what `node` got, and why. The last word counts, for its first origin and for each part of a site.
@@ -107,7 +113,7 @@ class Ledger:
         if part:
             parts = self._parts.setdefault(site, {})
             parts[part] = row
-            row = _joined(parts)
+            row = replace(_joined(parts), requested=row.requested)
         remark = self._remarks.get(site)
         self._rows[site] = row if remark is None else _with(row, remark)
 

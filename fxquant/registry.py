@@ -26,6 +26,7 @@ BUILT_IN: dict[str, str] = {
     "convert": "fxquant.passes.convert:Convert",
     "lower-native": "fxquant.passes.lower_native:LowerNative",
     "prune-magnitude": "fxquant.passes.prune_magnitude:PruneMagnitude",
+    "low-rank": "fxquant.passes.low_rank:LowRank",
 }
 
 

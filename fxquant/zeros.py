@@ -9,6 +9,7 @@ whatever an optimizer writes to them all the same is undone before the next call
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,8 +37,11 @@ class HeldZeros:
                 mask = self.masks[name] = mask.to(parameter.device)
             parameter.data.masked_fill_(mask, 0.0)  # by .data: a graph that waits for backward() saw the same values
             if parameter.requires_grad and not hasattr(parameter, _HOOKED):
-                parameter.register_hook(lambda gradient, name=name: gradient.masked_fill(self.masks[name], 0.0))
+                parameter.register_hook(partial(self._gradient, name))  # type: ignore[no-untyped-call]
                 setattr(parameter, _HOOKED, True)
+
+    def _gradient(self, name: str, gradient: Tensor) -> Tensor:
+        return gradient.masked_fill(self.masks[name], 0.0)
 
     def take(self, module: nn.Module, state: Mapping[str, Any], prefix: str) -> None:
         """Hold the zeros of a state that is about to be loaded. FXQ135 where it has fewer of them than are held."""
@@ -73,9 +77,8 @@ def _check_as_sparse(name: str, loaded: int, held: int) -> None:
     if loaded < held:
         raise UsageError(
             "FXQ135",
-            f"the state to load has {loaded:,} zeros in '{name}', of which {held:,} weights were pruned: it would revive "
-            f"{held - loaded:,} of them",
+            f"the state to load has {loaded:,} zeros in '{name}', of which {held:,} weights were pruned: "
+            f"it would revive {held - loaded:,} of them",
             hint="load it into the float model and prune that, or load a state of the pruned model",
             module=name.rpartition(".")[0],
         )
-

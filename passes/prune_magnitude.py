@@ -18,18 +18,19 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.errors import UsageError
-from fxquant.ledger import FLOAT, Ledger
+from fxquant.ledger import Ledger
 from fxquant.origin import part_of
 from fxquant.passes._chosen_layers import Chooser, Layer, check_choosers, chosen, layers_of
 from fxquant.passes._magnitude import Pattern, smallest, smallest_in_blocks, smallest_of_all
 from fxquant.passes._prunable import ROWS, Prunable, functional, prunable, tied_rows, why_not
+from fxquant.passes._telling import Said, say
 from fxquant.pipeline import Pass
 from fxquant.program import Program, Stage
 
 CODE = "FXQ412"
 NO_SPEED = (
-    "torch's CPU engines have no sparse kernels: pruned weights make no layer faster and no file smaller by themselves; "
-    "a file of them compresses better (zip)"
+    "torch's CPU engines have no sparse kernels: pruned weights make no layer faster and no file smaller by "
+    "themselves; a file of them compresses better (zip)"
 )
 
 
@@ -74,14 +75,17 @@ class PruneMagnitude(Pass):
 
     def run(self, program: Program, ledger: Ledger) -> Program:
         layers = chosen(layers_of(program), self.targets, self.ignore, self.name)
-        weights = _weights(program, layers, ledger, self)
+        weights, said = _weights(program, layers, self)
+        said += [] if self.targets else _functional(program)
         if not weights:
+            say(ledger, said)
             return program
         masks = self._masks([weight for _, weight in weights])
         with torch.no_grad():
             for (_, weight), mask in zip(weights, masks, strict=True):
                 weight.weight.masked_fill_(mask, 0.0)
-        _tell(weights, self.pattern, ledger)
+        say(ledger, [*said, *_pruned(weights, self.pattern)])
+        ledger.notice(CODE, NO_SPEED, hint="prune-channels makes tensors smaller, and layers faster")
         return replace(program, pruned=program.pruned | {weight.name for _, weight in weights})
 
     def _masks(self, weights: Sequence[Prunable]) -> list[Tensor]:
@@ -131,31 +135,24 @@ def _check_none_is_empty(weights: Sequence[Prunable], masks: Sequence[Tensor], s
 
 
 def _weights(
-    program: Program, layers: Sequence[Layer], ledger: Ledger, asked: PruneMagnitude
-) -> list[tuple[Layer, Prunable]]:
-    """What is pruned, each tensor once; the layers that are not get their rows."""
-    rows, found, seen = tied_rows(program.graph_module), [], set[int]()
+    program: Program, layers: Sequence[Layer], asked: PruneMagnitude
+) -> tuple[list[tuple[Layer, Prunable]], list[Said]]:
+    """What is pruned, each tensor once; and what is to be said of the layers that are not."""
+    rows, seen = tied_rows(program.graph_module), set[int]()
+    found, said = list[tuple[Layer, Prunable]](), list[Said]()
     for layer in layers:
         held = prunable(layer)
         reason = None if held else why_not(layer, is_meant=bool(asked.targets))
         if reason is not None:
-            _decline(ledger, layer.calls, _named(layer, reason))
+            said += _declined(layer, reason)
         for weight in held:
             refused = _refusal(weight, rows, asked)
             if refused is not None:
-                _decline(ledger, layer.calls, _named(layer, refused))
+                said += _declined(layer, refused)
             elif id(weight.weight) not in seen:
                 seen.add(id(weight.weight))
                 found.append((layer, weight))
-    if not asked.targets:
-        for node in functional(program):
-            _decline(
-                ledger,
-                (node,),
-                f"its weight is an argument of {getattr(node.target, '__name__', node.target)}, not a layer's",
-                hint="put 'functionalize' and 'normalize-calls' before prune-magnitude, as compress() does",
-            )
-    return found
+    return found, said
 
 
 def _refusal(weight: Prunable, rows: dict[int, str], asked: PruneMagnitude) -> str | None:
@@ -168,35 +165,40 @@ def _refusal(weight: Prunable, rows: dict[int, str], asked: PruneMagnitude) -> s
     return None
 
 
-def _named(layer: Layer, reason: str) -> str:
-    """Of a part of a called module the row has to say which."""
+def _declined(layer: Layer, reason: str) -> list[Said]:
     inner = layer.name.removeprefix(f"{layer.calls[0].target}.")
-    return reason if layer.is_called else f"{inner}: {reason}"
+    part = "" if layer.is_called else inner  # of a called module the row has to say which part
+    return [Said(node, f"not pruned: {reason}", _joined(node, part), CODE) for node in layer.calls]
 
 
-def _decline(ledger: Ledger, calls: Sequence[fx.Node], reason: str, *, hint: str = "") -> None:
-    for node in calls:
-        _say(ledger, node, f"not pruned: {reason}", code=CODE, hint=hint)
+def _joined(node: fx.Node, part: str) -> str:
+    return ".".join(name for name in (part_of(node), part) if name)
 
 
-def _tell(weights: Sequence[tuple[Layer, Prunable]], pattern: str | None, ledger: Ledger) -> None:
-    """The counts, computed from the weights as they are now: a row for each call, and one notice."""
+def _functional(program: Program) -> list[Said]:
+    hint = "put 'functionalize' and 'normalize-calls' before prune-magnitude, as compress() does"
+    told = "not pruned: its weight is an argument of {}, not a layer's"
+    return [
+        Said(node, told.format(getattr(node.target, "__name__", node.target)), part_of(node), CODE, hint)
+        for node in functional(program)
+    ]
+
+
+def _pruned(weights: Sequence[tuple[Layer, Prunable]], pattern: str | None) -> list[Said]:
+    """The counts of each call, computed from the weights as they are now."""
     counts: dict[fx.Node, tuple[int, int]] = {}
     for layer, weight in weights:
         zeros, whole = int((weight.weight == 0).sum()), weight.weight.numel()
         for node in layer.calls:
             before = counts.get(node, (0, 0))
             counts[node] = before[0] + zeros, before[1] + whole
-    for node, (zeros, whole) in counts.items():
-        how = "pruned" if pattern is None else f"pruned {pattern}"
-        _say(ledger, node, f"{how}: {zeros:,} of {whole:,} weights are zero ({100 * zeros / whole:.1f} %)")
-    ledger.notice(CODE, NO_SPEED, hint="prune-channels makes tensors smaller, and layers faster")
-
-
-def _say(ledger: Ledger, node: fx.Node, told: str, *, code: str = "", hint: str = "") -> None:
-    """A remark stays in the row, whatever becomes of the layer; until then it is float."""
-    ledger.remark(node, f"{part_of(node)}: {told}" if part_of(node) else told, code=code, hint=hint)
-    ledger.settle(node, FLOAT, "")
-
-
-__all__ = ["PruneMagnitude", "read_pattern"]
+    how = "pruned" if pattern is None else f"pruned {pattern}"
+    return [
+        Said(
+            node,
+            f"{how}: {zeros:,} of {whole:,} weights are zero ({100 * zeros / whole:.1f} %)",
+            part_of(node),
+            summary=f"{how}: {100 * zeros / whole:.1f} % of the weights are zero",
+        )
+        for node, (zeros, whole) in counts.items()
+    ]
