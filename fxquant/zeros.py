@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxquant.errors import UsageError
+from fxquant.sizes import storage_of
 
 _HOOKED = "_fxq_zeros_held"  # on a Parameter; torch drops it with the hook when the Parameter is copied
 
@@ -23,8 +24,8 @@ class HeldZeros:
     """Masks by parameter name; True stands where an element is held at zero."""
 
     def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
-        found = ((name, parameter_at(module, name)) for name in sorted(names))
-        self.masks = {name: parameter.detach() == 0 for name, parameter in found if parameter is not None}
+        found = held_parameters(module, names)
+        self.masks = {name: parameter.detach() == 0 for name, parameter in found.items()}
 
     def __bool__(self) -> bool:
         return bool(self.masks)
@@ -58,6 +59,24 @@ class HeldZeros:
             parameter = parameter_at(module, name)
             if parameter is not None and parameter.shape == mask.shape:
                 yield name, parameter
+
+
+def held_parameters(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The parameters of these names, those that there are."""
+    found = ((name, parameter_at(module, name)) for name in sorted(names))
+    return {name: parameter for name, parameter in found if parameter is not None}
+
+
+def followed(module: nn.Module, before: Mapping[str, nn.Parameter]) -> dict[str, tuple[str, ...]]:
+    """For each of these names that is gone: what the same memory is called now (attention written out, a fused pair).
+
+    `before` has to hold the parameters, so that their memory was not given to others meanwhile.
+    """
+    gone = {name: storage_of(value) for name, value in before.items() if parameter_at(module, name) is None}
+    if not gone:
+        return {}
+    now = [(name, storage_of(value)) for name, value in module.named_parameters()]
+    return {old: tuple(name for name, place in now if place == where) for old, where in gone.items()}
 
 
 def parameter_at(module: nn.Module, name: str) -> nn.Parameter | None:

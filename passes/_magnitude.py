@@ -38,7 +38,7 @@ def smallest(weight: Tensor, count: int) -> Tensor:
 def smallest_of_all(weights: Sequence[Tensor], count: int) -> list[Tensor]:
     """`smallest`, over all of these tensors as if they were one."""
     together = smallest(torch.cat([weight.detach().flatten() for weight in weights]), count)
-    parts = torch.split(together, [weight.numel() for weight in weights])  # type: ignore[no-untyped-call]
+    parts = torch.split(together, [weight.numel() for weight in weights])
     return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import fx
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from fxquant.errors import UsageError
 from fxquant.ledger import Ledger
@@ -156,16 +157,11 @@ def _check_maximum(found: Sequence[Candidate], rank: int) -> None:
 
 def _cost_of_other(layer: Layer, cost: str) -> float:
     """Of a layer that stays as it is and has a weight like those that are factorized."""
-    weight = layer.module._parameters.get("weight")
-    if (
-        weight is None
-        or weight.dim() < 2
-        or not hasattr(layer.module, "in_features" if weight.dim() == 2 else "groups")
-    ):
+    module = layer.module
+    if not isinstance(module, (nn.Linear, _ConvNd)):
         return 0
-    if cost == "parameters":
-        return weight.numel()
-    return sum(positions_of(node, layer.module) for node in layer.calls) * weight.numel()
+    uses = 1 if cost == "parameters" else sum(positions_of(node, module) for node in layer.calls)
+    return uses * module.weight.numel()
 
 
 def _why_not_rank(each: Candidate, rank: int | None) -> str | None:
