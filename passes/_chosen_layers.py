@@ -28,6 +28,10 @@ class Layer:
         """By the graph itself."""
         return not self.around
 
+    def is_asked_for(self, targets: Sequence[Chooser]) -> bool:
+        """By its very name or class: then a row says what it does not get, also where nobody would expect it."""
+        return any(chooser in (self.name, type(self.module), type(self.module).__name__) for chooser in targets)
+
     def is_meant_by(self, chooser: Chooser, regex: NameRegex | None) -> bool:
         """By its own name or class, or by those of a module that it is a part of."""
         kinds = (*self.around, type(self.module))

@@ -81,7 +81,7 @@ class LowRank(Pass):
         survey, said = Survey(program), list[Said]()
         found, others = list[Candidate](), list[Layer]()
         for layer in layers:
-            refused = why_not(layer, program, survey, is_meant=bool(self.targets))
+            refused = why_not(layer, program, survey, is_meant=layer.is_asked_for(self.targets))
             if refused is None:
                 found.append(candidate(layer, self.method))
             else:

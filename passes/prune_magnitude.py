@@ -142,7 +142,7 @@ def _weights(
     found, said = list[tuple[Layer, Prunable]](), list[Said]()
     for layer in layers:
         held = prunable(layer)
-        reason = None if held else why_not(layer, is_meant=bool(asked.targets))
+        reason = None if held else why_not(layer, is_meant=layer.is_asked_for(asked.targets))
         if reason is not None:
             said += _declined(layer, reason)
         for weight in held:

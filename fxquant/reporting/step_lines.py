@@ -43,7 +43,7 @@ class StepLine:
 
 
 def step_lines(compiled: CompiledModel, facts: Facts) -> tuple[StepLine, ...]:
-    """A row for each pass that changed weights or multiplications, and one for quantization; none without the former."""
+    """A row for each pass that changed weights or multiplications, and one for quantization after them."""
     steps = steps_of(compiled.history)
     if not steps:
         return ()
