@@ -57,7 +57,8 @@ def steps_of(history: Iterable[PassRecord]) -> tuple[Step, ...]:
         after = _size(record.after, record.weights_after)
         is_same = Counter(record.weights_before.values()) == Counter(record.weights_after.values())
         if not is_same or before != after:
-            found.append(Step(record.name, before, after, _touched(record.weights_before, record.weights_after)))
+            touched = _touched(record.weights_before, record.weights_after)
+            found.append(Step(record.name, before, after, _in_order(touched, record.before)))
     return tuple(found)
 
 
@@ -81,6 +82,17 @@ def _touched(before: Weights, after: Weights) -> tuple[str, ...]:
     old = _owners(name for name, weight in before.items() if after.get(name) != weight and not renamed[weight])
     new = _owners(name for name, weight in after.items() if before.get(name) != weight and not renamed[weight])
     return (*old, *(name for name in new if not _is_within(name, old)))
+
+
+def _in_order(names: Iterable[str], graph: GraphSnapshot) -> tuple[str, ...]:
+    """As the graph calls them; what it does not call by this name comes last."""
+    targets = [node.target for node in graph if node.op == "call_module"]
+
+    def place(name: str) -> int:
+        near = (index for index, target in enumerate(targets) if _is_within(name, [target]) or _is_within(target, [name]))
+        return next(near, len(targets))
+
+    return tuple(sorted(names, key=place))
 
 
 def _owners(names: Iterable[str]) -> tuple[str, ...]:
