@@ -18,7 +18,7 @@ from fxquant.ledger import Ledger
 from fxquant.program import Program, Stage
 from fxquant.values import complete_values
 from fxquant.weighing import Weights, weights_of
-from fxquant.zeros import followed, held_parameters
+from fxquant.zeros import HeldZeros, followed, held_parameters
 
 
 class Pass(ABC):
@@ -175,10 +175,12 @@ def _with_names(program: Program, pruned: Mapping[str, nn.Parameter]) -> Program
 
 def _run_one(step: Pass, program: Program, ledger: Ledger) -> Program:
     expected = program.stage if step.yields is None else step.yields
-    is_trainable = program.pruned and program.stage < Stage.CALIBRATED
-    pruned = held_parameters(program.graph_module, program.pruned) if is_trainable else {}
+    is_float = program.stage < Stage.CALIBRATED
+    pruned = held_parameters(program.graph_module, program.pruned) if is_float else {}
+    zeros = HeldZeros(program.graph_module, program.pruned if program.stage is Stage.TRACED else ())
     try:
         program = _with_names(step.run(program, ledger), pruned)
+        revived = zeros.restore(program.graph_module)
     except (FxQuantError, MemoryError):
         raise
     except Exception as error:
@@ -187,6 +189,9 @@ def _run_one(step: Pass, program: Program, ledger: Ledger) -> Program:
             f"pass '{step.name}' failed: {type(error).__name__}: {error}",
             hint="this is a fault of the pass, not of your model: please report it with the text above",
         ) from error
+    if revived:
+        told = f"pass '{step.name}' wrote to {revived:,} pruned weights: they are zero again"
+        ledger.notice("FXQ412", told, hint="train a TrainableModel, which holds its zeros while it trains")
     if program.stage is not expected:
         raise ContractError("FXQ401", f"pass '{step.name}' promised {expected.name}, gave {program.stage.name}")
     try:

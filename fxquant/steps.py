@@ -89,7 +89,9 @@ def _in_order(names: Iterable[str], graph: GraphSnapshot) -> tuple[str, ...]:
     targets = [node.target for node in graph if node.op == "call_module"]
 
     def place(name: str) -> int:
-        near = (index for index, target in enumerate(targets) if _is_within(name, [target]) or _is_within(target, [name]))
+        near = (
+            index for index, target in enumerate(targets) if _is_within(name, [target]) or _is_within(target, [name])
+        )
         return next(near, len(targets))
 
     return tuple(sorted(names, key=place))

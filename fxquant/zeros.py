@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fxquant.errors import UsageError
@@ -40,6 +41,14 @@ class HeldZeros:
             if parameter.requires_grad and not hasattr(parameter, _HOOKED):
                 parameter.register_hook(partial(self._gradient, name))  # type: ignore[no-untyped-call]
                 setattr(parameter, _HOOKED, True)
+
+    def restore(self, module: nn.Module) -> int:
+        """`hold` for what does not train: sets what is held to zero, and says how many elements were not."""
+        revived = 0
+        for name, parameter in self._parameters(module):
+            revived += int(torch.count_nonzero(parameter.detach()[self.masks[name]]))
+            parameter.data.masked_fill_(self.masks[name], 0.0)
+        return revived
 
     def _gradient(self, name: str, gradient: Tensor) -> Tensor:
         return gradient.masked_fill(self.masks[name], 0.0)

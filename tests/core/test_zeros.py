@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from fxquant import torch_ao
 from fxquant.errors import UsageError
 from fxquant.fork import fork
 from fxquant.passes.prune_magnitude import PruneMagnitude
+from fxquant.pipeline import Pass
 from fxquant.tools.digits_models import MODELS
 from fxquant.zeros import HeldZeros
 
@@ -232,6 +235,25 @@ def test_copies_of_a_shared_layer_share_its_zeros():
     model(x).sum().backward()
     optimizer.step()
     assert revived(model) == 0 and int(model.masks["fc.weight"].sum()) == 32
+
+
+@dataclass(frozen=True)
+class Add(Pass):
+    """Somebody's pass that writes to every weight, as one that trains the bare graph does."""
+
+    name: ClassVar[str] = "add"
+
+    def run(self, program, ledger):
+        for parameter in program.graph_module.parameters():
+            parameter.data.add_(0.5)
+        return program
+
+
+def test_a_pass_that_writes_to_pruned_weights_has_no_say_in_them_and_a_notice_tells():
+    model = fxquant.compress(pruned("mlp"), [Add()])
+    assert revived(model) == 0 and [int(mask.sum()) for mask in model.masks.values()] == [4096, 8192, 640]
+    (row,) = [row for row in model.ledger.notices if "'add'" in row.reason]
+    assert (row.code, row.reason) == ("FXQ412", "pass 'add' wrote to 12,928 pruned weights: they are zero again")
 
 
 def test_attention_that_is_written_out_keeps_the_zeros_under_its_new_names():
