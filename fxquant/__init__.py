@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fxquant.plan import Decision, Mode, QuantPlan
     from fxquant.program import Program, Stage
     from fxquant.row import Row
+    from fxquant.steps import steps_of
     from fxquant.trainable import TrainableModel
     from fxquant.weights import load_weights
 
@@ -68,6 +69,7 @@ _HOMES = {
     "measure": "fxquant.measuring",
     "snapshot": "fxquant.graphs.snapping",
     "sqnr_db": "fxquant.numerics",
+    "steps_of": "fxquant.steps",
 }
 
 __all__ = [
@@ -103,6 +105,7 @@ __all__ = [
     "measure",
     "snapshot",
     "sqnr_db",
+    "steps_of",
 ]
 
 

@@ -78,8 +78,14 @@ class Ledger:
         self._rows.setdefault(site, Row(site, module, op, requested="", effective="", reason=""))
 
     def request(self, site: str, requested: str, why: str) -> None:
-        """Write down what the policy asks of a site, and by which rule."""
-        self._rows[site] = replace(self._rows[site], requested=requested, reason=why)
+        """Write down what the policy asks of a site, and by which rule. What it gets is open from here on."""
+        self._rows[site] = replace(self._rows[site], requested=requested, effective="", reason=why, code="", hint="")
+        self._parts.pop(site, None)
+
+    def request_more(self, site: str, requested: str, why: str) -> None:
+        """Write down what the policy asks of one part more of a site that was split before it was planned."""
+        row = self._rows[site]
+        self._rows[site] = replace(row, requested=f"{row.requested}, {requested}", reason=f"{row.reason}; {why}")
 
     def settle(self, node: fx.Node, effective: str, reason: str, *, code: str = "", hint: str = "") -> None:
         """Write down what `node` got, and why. The last word counts, for its first origin and for each part of a site.
@@ -107,14 +113,20 @@ class Ledger:
         if part:
             parts = self._parts.setdefault(site, {})
             parts[part] = row
-            row = _joined(parts)
+            row = replace(_joined(parts), requested=row.requested)
         remark = self._remarks.get(site)
         self._rows[site] = row if remark is None else _with(row, remark)
 
     def remark(self, node: fx.Node, why: str, *, code: str = "", hint: str = "") -> None:
-        """Something to be said in this node's rows whatever becomes of them: why it is not quite what was asked."""
+        """Something to be said in this node's rows whatever becomes of them: why it is not quite what was asked.
+
+        What was remarked before stands before it; the same is said once.
+        """
         for site in origins(node) or (node.name,):
-            self._remarks[site] = Row(site, "", op="", requested="", effective="", reason=why, code=code, hint=hint)
+            made = Row(site, "", op="", requested="", effective="", reason=why, code=code, hint=hint)
+            before = self._remarks.get(site)
+            if before is None or why not in before.reason.split("; "):
+                self._remarks[site] = made if before is None else _with(made, before)
 
     def is_settled(self, node: fx.Node) -> bool:
         """Have all of this node's sites (or its part of them) got their rows?"""

@@ -43,6 +43,11 @@ def part_of(node: fx.Node) -> str:
     return found
 
 
+def part_key(node: fx.Node, origin: str) -> str:
+    """The name of an origin, or of the part of it that a node is: 'encoder/layers.0.linear1'."""
+    return f"{origin}/{part_of(node)}" if part_of(node) else origin
+
+
 def as_part(node: fx.Node, part: str) -> fx.Node:
     """Let `node` be one part of its site. Returns `node`."""
     node.meta[_PART] = part

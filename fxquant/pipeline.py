@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
+
+from torch import nn
 
 from fxquant.errors import ContractError, FxQuantError, LintError, PassError
 from fxquant.graphs.snapping import snapshot_of
@@ -15,6 +17,8 @@ from fxquant.graphs.snapshot import GraphSnapshot
 from fxquant.ledger import Ledger
 from fxquant.program import Program, Stage
 from fxquant.values import complete_values
+from fxquant.weighing import Weights, weights_of
+from fxquant.zeros import HeldZeros, followed, held_parameters
 
 
 class Pass(ABC):
@@ -47,11 +51,13 @@ class PassRecord:
     before: GraphSnapshot
     after: GraphSnapshot
     seconds: float
+    weights_before: Weights | None = None  # of passes on a float graph that leave it one (TRACED): pruning, low rank
+    weights_after: Weights | None = None
 
     @property
     def is_changed(self) -> bool:
-        """Computed from the graphs, never self-reported."""
-        return self.before.nodes != self.after.nodes
+        """Computed from the graphs and the weights, never self-reported."""
+        return self.before.nodes != self.after.nodes or self.weights_before != self.weights_after
 
 
 Observer = Callable[[PassRecord], None]
@@ -96,8 +102,10 @@ class Pipeline:
         """
         self.check(program.stage)
         records: list[PassRecord] = []
-        before = snapshot_at(program)
+        before, weights = snapshot_at(program), None
         for step in self.passes:
+            is_weighed = program.stage is Stage.TRACED and step.yields is None
+            weights = (weights or weights_of(program.graph_module)) if is_weighed else None
             started = time.perf_counter()
             try:
                 program = _run_one(step, program, ledger)
@@ -105,7 +113,9 @@ class Pipeline:
                 error.pass_name, error.records = error.pass_name or step.name, tuple(records)
                 raise
             after = snapshot_at(program)
-            records.append(PassRecord(step.name, program.stage, before, after, time.perf_counter() - started))
+            seconds, weighed = time.perf_counter() - started, weights
+            weights = weights_of(program.graph_module) if is_weighed else None
+            records.append(PassRecord(step.name, program.stage, before, after, seconds, weighed, weights))
             for observe in observers:
                 observe(records[-1])
             before = after
@@ -156,10 +166,21 @@ def snapshot_at(program: Program) -> GraphSnapshot:
     return snapshot_of(program.graph_module, title=f"{program.model_name}, {program.stage.name}")
 
 
+def _with_names(program: Program, pruned: Mapping[str, nn.Parameter]) -> Program:
+    """The pruned parameters under the names that they have after a pass; it needs to know nothing of them."""
+    renamed = followed(program.graph_module, pruned)
+    names = program.pruned - renamed.keys() | {name for names in renamed.values() for name in names}
+    return replace(program, pruned=names) if renamed else program
+
+
 def _run_one(step: Pass, program: Program, ledger: Ledger) -> Program:
     expected = program.stage if step.yields is None else step.yields
+    is_float = program.stage < Stage.CALIBRATED
+    pruned = held_parameters(program.graph_module, program.pruned) if is_float else {}
+    zeros = HeldZeros(program.graph_module, program.pruned if program.stage is Stage.TRACED else ())
     try:
-        program = step.run(program, ledger)
+        program = _with_names(step.run(program, ledger), pruned)
+        revived = zeros.restore(program.graph_module)
     except (FxQuantError, MemoryError):
         raise
     except Exception as error:
@@ -168,6 +189,9 @@ def _run_one(step: Pass, program: Program, ledger: Ledger) -> Program:
             f"pass '{step.name}' failed: {type(error).__name__}: {error}",
             hint="this is a fault of the pass, not of your model: please report it with the text above",
         ) from error
+    if revived:
+        told = f"pass '{step.name}' wrote to {revived:,} pruned weights: they are zero again"
+        ledger.notice("FXQ412", told, hint="train a TrainableModel, which holds its zeros while it trains")
     if program.stage is not expected:
         raise ContractError("FXQ401", f"pass '{step.name}' promised {expected.name}, gave {program.stage.name}")
     try:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from torch import fx
 
-from fxquant.origin import origins
+from fxquant.origin import origins, part_key
 
 
 class Mode(StrEnum):
@@ -25,7 +25,7 @@ class Mode(StrEnum):
 class Decision:
     """What one call site shall get. `why` is never empty and names the rule."""
 
-    site: str  # origin id
+    site: str  # origin id; of a part of a site that was split before it was planned, `origin.part_key`
     module_name: str  # dotted name of the called module, or of the module whose forward() has the call
     op: str  # class name of the module, or name of the function or method
     mode: Mode
@@ -59,9 +59,9 @@ class QuantPlan:
         return self._by_site.get(site)
 
     def of(self, node: fx.Node) -> Decision | None:
-        """The decision for a node: that of its first origin that has one."""
-        found = (self._by_site[origin] for origin in origins(node) if origin in self._by_site)
-        return next(found, None)
+        """The decision for a node: that of its first origin that has one, for this part of it where there is one."""
+        keys = (key for origin in origins(node) for key in (part_key(node, origin), origin))
+        return next((self._by_site[key] for key in keys if key in self._by_site), None)
 
     def mode_of(self, node: fx.Node) -> Mode:
         """The mode of a node; a node without a decision stays float."""

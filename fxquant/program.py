@@ -57,6 +57,7 @@ class Program:
     unlowered: LedgerState | None = None  # LOWERED only: the ledger as it was for that graph
     findings: tuple[Finding, ...] = ()  # of parity checks on this program
     calibrated_on: frozenset[bytes] = frozenset()  # digests of the rows that its observers saw
+    pruned: frozenset[str] = frozenset()  # names of parameters whose zeros stay zero while it trains
     is_foreign: bool = (
         False  # it came in a file that anybody may have made: no node of it runs before the user calls it
     )

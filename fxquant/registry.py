@@ -26,6 +26,8 @@ BUILT_IN: dict[str, str] = {
     "convert": "fxquant.passes.convert:Convert",
     "lower-native": "fxquant.passes.lower_native:LowerNative",
     "prune-channels": "fxquant.passes.prune_channels:PruneChannels",
+    "prune-magnitude": "fxquant.passes.prune_magnitude:PruneMagnitude",
+    "low-rank": "fxquant.passes.low_rank:LowRank",
 }
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from fxquant.errors import UsageError
@@ -14,19 +17,22 @@ from fxquant.ledger import Ledger
 from fxquant.pipeline import PassRecord
 from fxquant.program import Program
 from fxquant.request import CaptureRequest
+from fxquant.zeros import HeldZeros
 
 
 class TrainableModel(nn.Module):
     """An `nn.Module` with the signature and output structure of the model it was captured from.
 
     Its parameters are its own: train it, distil into it, move it, save its `state_dict()`. `fxquant.compile` takes it
-    like any model and goes on with its ledger and history. Made by `fxquant.compress`, and by `compile(mode="qat")`.
+    like any model and goes on with its ledger and history. What was pruned stays exactly zero, whatever trains it.
+    Made by `fxquant.compress`, and by `compile(mode="qat")`.
     """
 
     def __init__(self, program: Program, ledger: Ledger, history: tuple[PassRecord, ...] = ()) -> None:
         super().__init__()
         self._adopt(program.graph_module)
         self._program, self._ledger, self._history = program, ledger, history
+        self._zeros = HeldZeros(program.graph_module, program.pruned)
         self.training = program.graph_module.training
 
     def _adopt(self, graph_module: fx.GraphModule) -> None:
@@ -56,8 +62,28 @@ class TrainableModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph; gradients flow. FXQ107 when the arguments are not what it was captured with."""
+        self.hold_zeros()
         signature = self._program.signature
         return signature.rebuild(self.graph_module(*signature.leaves(args, kwargs)))
+
+    @property
+    def masks(self) -> Mapping[str, torch.Tensor]:
+        """Name of each pruned parameter → where it is held at zero (True), in the parameter's shape."""
+        return MappingProxyType(self._zeros.masks)
+
+    def hold_zeros(self) -> None:
+        """Set pruned weights to exactly zero, whatever was written to them. Each call, copy and save does it first."""
+        self._zeros.hold(self)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """As any module's, under the names of the model that it came from; pruned weights are exactly zero in it."""
+        self.hold_zeros()
+        return super().state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """What is zero in the loaded state is held from now on. FXQ135 for a state that would revive pruned weights."""
+        self._zeros.take(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainableModel:
         """A copy with tensors and ledger of its own."""
@@ -67,6 +93,7 @@ class TrainableModel(nn.Module):
         made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
         type(made.graph_module).__name__ = type(self.graph_module).__name__  # fx forgets it
         made._adopt(made.graph_module)
+        made.hold_zeros()
         return made
 
     def __repr__(self) -> str:

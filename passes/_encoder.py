@@ -110,7 +110,7 @@ class _Writer:
 
     def _activate(self, activation: Callable[..., Any], x: fx.Node) -> fx.Node:
         if activation in _RELUS or type(activation) is nn.ReLU:
-            self.graph_module.add_submodule(f"{self.node.target}.relu", nn.ReLU())
+            self.graph_module.add_submodule(f"{self.node.target}.relu", nn.ReLU().train(self.graph_module.training))
             return self._call("relu", x)
         if isinstance(activation, nn.Module):
             return self._call("activation", x)

@@ -19,7 +19,7 @@ from fxquant.errors import UnknownTargetError, UnsupportedOpError, did_you_mean
 from fxquant.graphmodule import drop_unused_modules
 from fxquant.keep_float import is_kept_float, keep_float
 from fxquant.ledger import FLOAT, Ledger
-from fxquant.origin import part_of, where
+from fxquant.origin import part_of, site_of, where
 from fxquant.passes import _attention, _embedding, _encoder, _handlers, _norm, _recurrent
 from fxquant.passes._fate import Fate
 from fxquant.passes._functional import WEIGHTED
@@ -188,7 +188,7 @@ def _with_fates(program: Program, plan: QuantPlan, ledger: Ledger) -> QuantPlan:
             keep_float(node, fate.why)
             own = not type(module).__module__.startswith("torch.")
             ledger.decline(CODE, node, why=fate.why, hint=REGISTER.format(name=type(module).__name__) if own else "")
-        if not part_of(node):
+        if not part_of(node) or decision.site != site_of(node):  # a part has a decision of its own, or shares one
             qconfig = None if fate.mode is Mode.FLOAT else fate.qconfig or decision.qconfig
             why = f"{decision.why}; {fate.why}" if fate.why else decision.why
             changed[decision.site] = replace(decision, mode=fate.mode, qconfig=qconfig, why=why)

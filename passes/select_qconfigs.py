@@ -15,7 +15,7 @@ from torch import fx
 
 from fxquant.errors import BackendError, ContractError
 from fxquant.ledger import FLOAT, Ledger
-from fxquant.origin import scope, site_of, where
+from fxquant.origin import part_key, part_of, scope, site_of, where
 from fxquant.pipeline import Pass
 from fxquant.plan import Decision, Mode, QuantPlan
 from fxquant.policy import Policy
@@ -72,11 +72,13 @@ class SelectQConfigs(Pass):
             ledger.notice("FXQ114", notice)
         decisions: dict[str, Decision] = {}
         declined: list[tuple[fx.Node, Decision]] = []
+        begun: set[str] = set()
         for node, site in sites.items():
-            if site.id in decisions:  # a site that an earlier pass has split: its parts share one decision
+            if site.id in decisions:  # an earlier pass has written it as several nodes: they share one decision
                 continue
             decision = decisions[site.id] = self.policy.decide(site)
-            _write(decision, node, ledger)
+            _write(decision, node, ledger, is_first=site_of(node) not in begun)
+            begun.add(site_of(node))
             if is_declined(decision):
                 declined.append((node, decision))
         if declined and (self.strict or self.policy.declined_is_error):
@@ -88,7 +90,7 @@ class SelectQConfigs(Pass):
         plan = program.plan
         if plan is None:
             raise ContractError("FXQ401", "select-qconfigs made no plan")
-        wanted = {site_of(node) for node in program.graph.nodes if node.op in CALLS}
+        wanted = {part_key(node, site_of(node)) for node in program.graph.nodes if node.op in CALLS}
         counts = Counter(decision.site for decision in plan)
         wrong = sorted(site for site in wanted | set(counts) if counts[site] != 1 or site not in wanted)
         mute = [decision.site for decision in plan if not decision.why]
@@ -101,12 +103,17 @@ def is_declined(decision: Decision) -> bool:
     return decision.mode is Mode.FLOAT and decision.requested != FLOAT
 
 
-def _write(decision: Decision, node: fx.Node, ledger: Ledger) -> None:
-    ledger.open(decision.site, module=decision.module_name, op=decision.op)
-    ledger.request(decision.site, decision.requested, decision.why)
+def _write(decision: Decision, node: fx.Node, ledger: Ledger, *, is_first: bool) -> None:
+    """The row of a site, or of one part more of it."""
+    site = site_of(node)
+    ledger.open(site, module=decision.module_name, op=decision.op)
+    if is_first:
+        ledger.request(site, decision.requested, decision.why)
+    elif decision.requested not in ledger[site].requested.split(", "):
+        ledger.request_more(site, decision.requested, decision.why)
     if decision.mode is Mode.FLOAT:
         code = "FXQ204" if is_declined(decision) else ""
-        ledger.settle_site(decision.site, FLOAT, decision.why, module=scope(node), code=code)
+        ledger.settle_site(site, FLOAT, decision.why, module=scope(node), code=code, part=part_of(node))
 
 
 def _refused(declined: list[tuple[fx.Node, Decision]]) -> BackendError:
@@ -140,14 +147,14 @@ def sites_of(program: Program) -> dict[fx.Node, Site]:
 
 def _site(node: fx.Node, program: Program) -> Site:
     classes = tuple(kind for _, kind in node.meta.get("nn_module_stack", {}).values() if isinstance(kind, type))
-    module = program.module_of(node)
+    module, key = program.module_of(node), part_key(node, site_of(node))
     if module is None:
         op = getattr(node.target, "__name__", str(node.target))
-        return Site(site_of(node), scope(node), op, node.target, classes)
+        return Site(key, scope(node), op, node.target, classes)
     weight = getattr(module, "weight", None)
     shape = tuple(weight.shape) if isinstance(weight, torch.Tensor) else None
     kind = type(module)
-    return Site(site_of(node), str(node.target), kind.__name__, kind, classes[:-1], weight_shape=shape, is_module=True)
+    return Site(key, str(node.target), kind.__name__, kind, classes[:-1], weight_shape=shape, is_module=True)
 
 
 def _order(site: Site, counts: Counter[tuple[str, object]]) -> tuple[str, int] | None:

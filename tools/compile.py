@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fxquant.errors import UsageError
+from fxquant.steps import Step, steps_of
 from fxquant.tools.model_options import CODE_RUNS, Options, ReferenceType, model_options
 from fxquant.tools.model_reference import Reference
 from fxquant.tools.output import STDOUT, check_output, note, write
@@ -80,6 +81,7 @@ def _facts(compiled: CompiledModel, sizes: Sizes, report: str | None, notes: lis
         "target": compiled.target,
         "size_bytes": {"float32": sizes.before, "compiled": sizes.after},
         "ledger": compiled.ledger.as_dicts(),
+        "steps": [step.as_dict() for step in steps_of(compiled.history)],
         "passes": [{"name": record.name, "seconds": record.seconds} for record in compiled.history],
         "report": report,
         "notes": notes,
@@ -95,5 +97,26 @@ def _show(compiled: CompiledModel, sizes: Sizes, seconds: float) -> None:
     console().print(ledger_table(compiled.ledger.as_dicts()))
     for row in compiled.ledger.notices:
         print(notice_line(row))
+    _show_steps(steps_of(compiled.history))
     was = "" if sizes.before is None else f" of {sizes.before:,} ({sizes.after / max(1, sizes.before):.3f})"
     print(f"{sizes.after:,} bytes{was}; compiled in {seconds:.1f} s")
+
+
+def _show_steps(steps: tuple[Step, ...]) -> None:
+    """What compressing passes did before the model was quantized; nothing where there were none."""
+    if not steps:
+        return
+    from rich.table import Table
+
+    from fxquant.tools.terminal import console
+
+    table = Table("step", "parameters", "not zero", "MACs", "bytes", "layers")
+    for step in steps:
+        pairs = zip(step.before.numbers, step.after.numbers, strict=True)
+        table.add_row(step.name, *(_change(before, after) for before, after in pairs), str(len(step.layers)))
+    console().print(table)
+
+
+def _change(before: int | None, after: int | None) -> str:
+    told = ["–" if count is None else f"{count:,}" for count in (before, after)]
+    return told[0] if before == after else " → ".join(told)

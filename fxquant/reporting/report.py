@@ -31,6 +31,7 @@ from fxquant.reporting.layer_cards import cards_of, overview, worst
 from fxquant.reporting.ledger_lines import code_pages, lines_of
 from fxquant.reporting.policy import content_policy, inert_json
 from fxquant.reporting.stage_diffs import StageDiff, diffs_of, stages_of
+from fxquant.reporting.step_lines import step_lines
 from fxquant.reporting.wording import duration, short
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def _about_layers(compiled: CompiledModel, measured: Measurements | None, why: s
     whole = len(lines) or 1
     return {
         "facts": facts,
+        "steps": step_lines(compiled, facts),
         "verdict": verdict(facts, compiled, measured),
         "tiles": tiles(facts, measured),
         "kinds": [(kind, count, f"{100 * count / whole:.0f} %") for kind, count in facts.kinds],

@@ -13,6 +13,7 @@ BENCHES = {
     "bounds": "derived error bounds and estimates over measured errors, on every model of the zoo",
     "graphs": "snapshots and diffs of 10,000 nodes, DOT of 1,500, analyses",
     "artifacts": "loading a saved model against rebuilding it, and its bytes over the payload",
+    "shrinking": "pruning and low rank: zeros in the file, bytes after compression, MACs, latency",
     "peak_memory": "one model on one side, in this process (raw_fx calls it)",
 }
 
