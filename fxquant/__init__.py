@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fxquant.numerics import sqnr_db
     from fxquant.pipeline import Pass, Pipeline
     from fxquant.plan import Decision, Mode, QuantPlan
+    from fxquant.profiling.profiling import profile
+    from fxquant.profiling.result import Profile
     from fxquant.program import Program, Stage
     from fxquant.row import Row
     from fxquant.trainable import TrainableModel
@@ -52,6 +54,7 @@ _HOMES = {
     "Pass": "fxquant.pipeline",
     "Picture": "fxquant.drawing.picture",
     "Pipeline": "fxquant.pipeline",
+    "Profile": "fxquant.profiling.result",
     "Program": "fxquant.program",
     "QuantPlan": "fxquant.plan",
     "Row": "fxquant.row",
@@ -60,6 +63,7 @@ _HOMES = {
     "load": "fxquant.artifact.loading",
     "load_weights": "fxquant.weights",
     "measure": "fxquant.measuring",
+    "profile": "fxquant.profiling.profiling",
     "snapshot": "fxquant.graphs.snapping",
     "sqnr_db": "fxquant.numerics",
 }
@@ -79,6 +83,7 @@ __all__ = [
     "Pass",
     "Picture",
     "Pipeline",
+    "Profile",
     "Program",
     "QuantPlan",
     "Row",
@@ -92,6 +97,7 @@ __all__ = [
     "load",
     "load_weights",
     "measure",
+    "profile",
     "snapshot",
     "sqnr_db",
 ]

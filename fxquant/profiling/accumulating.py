@@ -33,8 +33,8 @@ class Accumulator:
             return
         value = value.detach()
         flat = value.reshape(-1)
-        for part in flat.split(_CHUNK):
-            self._add(part)
+        for begin in range(0, flat.numel(), _CHUNK):
+            self._add(flat[begin : begin + _CHUNK])
         if self._has_channels:
             self._add_peaks(value)
 

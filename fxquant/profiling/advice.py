@@ -26,8 +26,8 @@ class Kind(StrEnum):
 class Advice:
     """`gain` and `unit` are of the objective: dB of output SQNR, or milliseconds a call.
 
-    Where `is_verified`, the model was compiled with the rule and both numbers were measured; else they are expected, from
-    the numbers in `why`. `refused` says why it could not be compiled.
+    Where `is_verified`, the model was compiled with the rule and both numbers were measured; else they are expected,
+    from the numbers in `why`. `refused` says why it could not be compiled.
     """
 
     kind: Kind

@@ -37,3 +37,8 @@ class Distribution:
         """
         bulk, whole = self.percentiles[-1] - self.percentiles[0], self.high - self.low
         return max(1.0, whole / bulk) if bulk > 0 else math.nan
+
+
+NOTHING = Distribution(
+    0, math.nan, math.nan, math.nan, math.nan, math.nan, (math.nan,) * len(PERCENTILES), 0.0, 0.0, (0,) * BINS
+)

@@ -35,7 +35,7 @@ def held(data: Any, model: nn.Module, example_inputs: Any, *, max_batches: int) 
     """The first batches of the data: at most `max_batches`, and no more than MOST_BYTES of them (but one).
 
     A generator may be endless, and a loader may shuffle or fill one buffer again and again: so tensors are copied.
-    Raises CalibrationError: FXQ301 where no batch has a sample, FXQ304 for what is no batch, FXQ312 for data that fails.
+    CalibrationError: FXQ301 where no batch has a sample, FXQ304 for what is no batch, FXQ312 where the data fails.
     """
     ledger, calls, empty, size = Ledger(), list[tuple[tuple[Any, ...], Mapping[str, Any]]](), 0, 0
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""The rows of a profile: each call site of the plan with all that is known of it, then modules that are never called."""
+"""The rows of a profile: each call site of the plan with what is known of it, then modules that are never called."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def best_range(sketch: Sketch, low: float, high: float, bits: int = 8) -> tuple[
     middle, counts = sketch.buckets()
     low, high = min(low, 0.0), max(high, 0.0)
     tried = [(low * left, high * right) for left in _shrinks(low) for right in _shrinks(high)]
-    return max(tried, key=lambda edges: _sqnr_db(middle, counts, *edges, bits))
+    return max(tried, key=lambda edges: _sqnr_db(middle, counts, edges[0], edges[1], bits))
 
 
 def _shrinks(edge: float) -> Iterable[float]:

@@ -39,8 +39,7 @@ def precision_advice(evidence: Evidence) -> Iterator[Advice]:
 def weight_advice(evidence: Evidence) -> Iterator[Advice]:
     """What the weights alone say, where there is no data: the gain is of the weight's own SQNR."""
     for group in evidence.distinct_groups:
-        for advice in _granularity(evidence, group, None):
-            yield advice
+        yield from _granularity(evidence, group, None)
 
 
 def _ranges(evidence: Evidence, group: Group, noise: float) -> Iterator[Advice]:
@@ -70,7 +69,7 @@ def _ranges(evidence: Evidence, group: Group, noise: float) -> Iterator[Advice]:
         why = (
             f"its values reach from {seen.low:.4g} to {seen.high:.4g}, 99.8 % of them lie in "
             f"{_bulk(evidence, site)}, and '{observer_word(ask.activation)}' chose [{limits[0]:.4g}, {limits[1]:.4g}], "
-            f"which clips {seen.clipped:.2%}: {now:.1f} dB expected, {then:.1f} dB with [{edges[0]:.4g}, {edges[1]:.4g}]"
+            f"which clips {seen.clipped:.2%}: {now:.1f} dB expected, {then:.1f} dB in [{edges[0]:.4g}, {edges[1]:.4g}]"
         )
         rule = _rule(evidence, group, {site: replace_activation(ask, word)})
         yield _advice(evidence, Kind.OBSERVER, site, why, rule, gain)
@@ -99,7 +98,8 @@ def _granularity(evidence: Evidence, group: Group, noise: float | None) -> Itera
             continue
         why = (
             f"one scale for a {worst.name} whose channel peaks spread by {worst.values.channel_spread:.3g}: the median "
-            f"channel reaches {2**worst.bits_used:.0f} of {2**worst.bits} codes; {now:.1f} dB now, {then:.1f} dB per channel"
+            f"channel reaches {2**worst.bits_used:.0f} of {2**worst.bits} codes; {now:.1f} dB now, "
+            f"{then:.1f} dB per channel"
         )
         changed = replace(ask, weight=replace(ask.weight, granularity="channel", observer="PerChannelMinMaxObserver"))
         yield _advice(evidence, Kind.PER_CHANNEL, site, why, _rule(evidence, group, {site: changed}), gain)
@@ -189,8 +189,8 @@ def _dynamic(evidence: Evidence) -> Iterator[Advice]:
     if gain < WORSE_DB / 2:
         return
     why = (
-        f"{share:.0%} of the multiplications are linear layers, {len(static)} of them with static ranges, and the output "
-        f"has {evidence.output_sqnr_db:.1f} dB; dynamic ranges lose only what the weights and one 8-bit input lose"
+        f"{share:.0%} of the multiplications are linear layers, {len(static)} of them with static ranges, and the "
+        f"output has {evidence.output_sqnr_db:.1f} dB; dynamic ranges lose only what the weights and one 8-bit input lose"
     )
     rule = RecipeRule(("*",), scheme="int8-dynamic")
     yield _advice(evidence, Kind.DYNAMIC, static[0], why, rule, gain, float_share=1 - share)

@@ -2,8 +2,8 @@
 
     |a1 w1 + a2 w2| <= a_max (the two largest weights of one sign in a row)
 
-Which products meet in a pair is the kernel's affair (it blocks and interleaves), so the bound takes the worst pair of each
-output channel. With 7-bit activations 127 · (128 + 128) = 32,512: nothing can saturate, whatever the weights are.
+Which products meet in a pair is the kernel's affair (it blocks and interleaves), so the bound takes the worst pair of
+each output channel. With 7-bit activations 127 · (128 + 128) = 32,512: nothing saturates, whatever the weights are.
 """
 
 from __future__ import annotations

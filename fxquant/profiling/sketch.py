@@ -1,8 +1,8 @@
 """Percentiles of a stream in bounded memory: counts of values in buckets of equal relative width.
 
-A bucket holds the float32 numbers that share their sign, exponent and first seven bits of the mantissa, so its middle is
-within 1/256 (0.4 %) of each of them. Counts are exact and add up over batches, in any order: the same values give the same
-percentiles. After C. Masson, J. Rim and H. Lee, "DDSketch: A fast and fully-mergeable quantile sketch with
+A bucket holds the float32 numbers that share their sign, exponent and first seven bits of the mantissa, so its middle
+is within 1/256 (0.4 %) of each of them. Counts are exact and add up over batches, in any order: the same values give
+the same percentiles. After C. Masson, J. Rim and H. Lee, "DDSketch: A fast and fully-mergeable quantile sketch with
 relative-error guarantees" (VLDB 2019), with the buckets that the number format has anyway.
 """
 

@@ -1,4 +1,4 @@
-"""Seconds of each node of two graphs that take turns, and whose work it is: sites that one kernel computes share one time.
+"""Seconds of each node of two graphs that take turns, and whose work it is: sites of one kernel share one time.
 
 Medians over rounds. A node's time includes some microseconds of the interpreter that runs it, in both graphs alike.
 """

@@ -15,7 +15,9 @@ from torch import Tensor, fx
 from fxquant.compiler import compile as compile_model
 from fxquant.errors import FxQuantError
 from fxquant.profiling.advice import Advice
+from fxquant.profiling.evidence import Evidence
 from fxquant.profiling.held import Held
+from fxquant.profiling.settings import Settings
 from fxquant.profiling.starting import Start
 from fxquant.profiling.timing import call_seconds
 from fxquant.recipe import RecipeRule
@@ -44,20 +46,19 @@ class Score:
 class Bench:
     """Compiles and measures candidates on the same batches."""
 
-    def __init__(
-        self, model: nn.Module, held: Held, floating: fx.GraphModule, start: CompiledModel, options: Mapping[str, Any]
-    ) -> None:
-        self.model, self.held, self.options, self.start = model, held, options, start
+    def __init__(self, model: nn.Module, held: Held, evidence: Evidence, options: Mapping[str, Any]) -> None:
+        self.model, self.held, self.options, self.start = model, held, options, evidence.compiled
+        self._floating = evidence.floating.graph_module
         self._leaves: list[tuple[Tensor, ...]] = []
-        self._expected: list[tuple[Tensor, ...]] = []
+        self._expected: list[tuple[Any, ...]] = []
         size = 0
-        interpreter = fx.Interpreter(floating)
+        interpreter = fx.Interpreter(self._floating)
         for args, kwargs in held.calls:
-            leaves = start.program.signature.leaves(args, kwargs)
-            outputs = tuple(value for value in run_once(interpreter, leaves) if isinstance(value, Tensor))
+            leaves = self.start.program.signature.leaves(args, kwargs)
+            outputs = run_once(interpreter, leaves)
             self._leaves.append(leaves)
             self._expected.append(outputs)
-            size += sum(value.numel() * value.element_size() for value in outputs)
+            size += sum(value.numel() * value.element_size() for value in outputs if isinstance(value, Tensor))
             if size > MOST_EVAL_BYTES:
                 break
 
@@ -72,7 +73,7 @@ class Bench:
             with torch.no_grad():
                 actual = compiled.graph_module.forward(*leaves)
             for left, right in zip(expected, actual, strict=True):
-                if left.is_floating_point() and isinstance(right, Tensor) and left.shape == right.shape:
+                if _is_comparable(left, right):
                     signal += float(left.double().square().sum())
                     noise += float((left.double() - right.double()).square().sum())
         if noise == 0.0:
@@ -88,11 +89,16 @@ class Bench:
         ratios = [one / other for one, other in zip(after, before, strict=True)]
         return Score(self.sqnr_db(compiled), median(after), 1.0 if compiled is self.start else median(ratios))
 
-    def float_seconds(self, floating: fx.GraphModule) -> float:
+    def float_seconds(self) -> float:
         """Median seconds of a call of the float graph on the first batch."""
         with torch.no_grad():
-            (taken,) = call_seconds([lambda: floating.forward(*self._leaves[0])], seconds=_TIMED_SECONDS)
+            (taken,) = call_seconds([lambda: self._floating.forward(*self._leaves[0])], seconds=_TIMED_SECONDS)
         return median(taken)
+
+
+def _is_comparable(left: Any, right: Any) -> bool:
+    is_float = isinstance(left, Tensor) and left.is_floating_point()
+    return is_float and isinstance(right, Tensor) and left.shape == right.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,62 +112,49 @@ class Verdict:
     reason: str  # why these rules, or none
 
 
-def try_out(
-    bench: Bench,
-    start: Start,
-    advice: Sequence[Advice],
-    *,
-    objective: str,
-    seconds: float,
-    most_float: float,
-) -> Verdict:
+def try_out(bench: Bench, start: Start, advice: Sequence[Advice], settings: Settings) -> Verdict:
     """Each change by itself, then the winners one after the other on top of each other. All within `seconds`.
 
     A change is kept where the objective improves on what was kept before: by 0.1 dB of SQNR, or by 3 % of the latency.
     Layers that become float may do at most `most_float` of the model's multiplications: all of it in float would have
     the best SQNR.
     """
-    until = time.perf_counter() + seconds
-    baseline = bench.score(bench.start)
-    trying = _Trying(bench, start, baseline, objective, until)
-    told: list[Advice] = []
-    scores: dict[int, Score] = {}
+    trying = _Trying(bench, start, settings)
+    told: list[tuple[Advice, Score | None]] = []
     for one in advice:
-        if not trying.has_time:
-            told.append(one)
-            continue
-        score = trying.of((one.recipe_rule,))
-        told.append(one if isinstance(score, str) else measured(one, baseline, score, objective))
-        if isinstance(score, str):
-            told[-1] = replace(one, refused=score)
-        else:
-            scores[id(told[-1])] = score
-    ranked = sorted(told, key=_rank)
-    kept: list[Advice] = []
-    best = baseline
-    for one in ranked:
-        score_alone = scores.get(id(one))
-        if score_alone is None or not _is_better(score_alone, baseline, objective):
-            continue
-        if sum(other.float_macs for other in (*kept, one)) > most_float:
-            continue
-        if not kept:
-            kept, best = [one], score_alone
-            continue
-        if not trying.has_time:
-            break
-        score = trying.of(tuple(other.recipe_rule for other in (*kept, one)))
-        if not isinstance(score, str) and _is_better(score, best, objective):
-            kept, best = [*kept, one], score
+        score = trying.of((one.recipe_rule,)) if trying.has_time else None
+        told.append(_told(one, score, trying.baseline, settings))
+    ranked = sorted(told, key=lambda pair: _rank(pair[0]))
+    kept, best = _combined(ranked, trying, settings)
+    advised = tuple(one for one, _ in ranked)
     rules = tuple(one.recipe_rule for one in kept)
-    return Verdict(tuple(ranked), rules, baseline, best, _reason(kept, ranked, baseline, best, objective))
+    return Verdict(advised, rules, trying.baseline, best, _reason(kept, advised, trying.baseline, best, settings))
+
+
+def _combined(
+    ranked: Sequence[tuple[Advice, Score | None]], trying: _Trying, settings: Settings
+) -> tuple[list[Advice], Score]:
+    """Winners in their order, each kept where it still wins on top of those before it; and the score of all kept."""
+    kept: list[Advice] = []
+    best = trying.baseline
+    for one, alone in ranked:
+        is_won = alone is not None and _is_better(alone, trying.baseline, settings)
+        if not is_won or sum(other.float_macs for other in (*kept, one)) > settings.most_float:
+            continue
+        if kept and not trying.has_time:
+            break
+        score = trying.of(tuple(other.recipe_rule for other in (*kept, one))) if kept else alone
+        if isinstance(score, Score) and _is_better(score, best, settings):
+            kept, best = [*kept, one], score
+    return kept, best
 
 
 class _Trying:
     """Compiles and scores, and knows how long one such try takes."""
 
-    def __init__(self, bench: Bench, start: Start, baseline: Score, objective: str, until: float) -> None:
-        self.bench, self.start, self.baseline, self.objective, self.until = bench, start, baseline, objective, until
+    def __init__(self, bench: Bench, start: Start, settings: Settings) -> None:
+        self.until = time.perf_counter() + settings.seconds
+        self.bench, self.start, self.baseline = bench, start, bench.score(bench.start)
         self.longest = 0.0
 
     @property
@@ -180,17 +173,16 @@ class _Trying:
             self.longest = max(self.longest, time.perf_counter() - began)
 
 
-def measured(one: Advice, baseline: Score, score: Score, objective: str) -> Advice:
-    """The advice with what it gained in place of what was expected."""
+def _told(one: Advice, score: Score | str | None, baseline: Score, settings: Settings) -> tuple[Advice, Score | None]:
+    """The advice with what it gained in place of what was expected, or why it could not be compiled."""
+    if score is None:
+        return one, None
+    if isinstance(score, str):
+        return replace(one, refused=score), None
     gain_db = score.sqnr_db - baseline.sqnr_db if math.isfinite(baseline.sqnr_db) else 0.0
     saved = baseline.seconds * (1.0 - score.ratio)
-    gain = gain_db if objective == "sqnr" else 1e3 * saved
-    return replace(one, gain=gain, unit=unit_of(objective), sqnr_gain_db=gain_db, seconds_gain=saved, is_verified=True)
-
-
-def unit_of(objective: str) -> str:
-    """Of an advice's gain."""
-    return "dB" if objective == "sqnr" else "ms"
+    gain = settings.gain(gain_db, saved)
+    return replace(one, gain=gain, sqnr_gain_db=gain_db, seconds_gain=saved, is_verified=True), score
 
 
 def _rank(one: Advice) -> tuple[bool, bool, float]:
@@ -198,13 +190,13 @@ def _rank(one: Advice) -> tuple[bool, bool, float]:
     return bool(one.refused), not one.is_verified, -one.gain
 
 
-def _is_better(score: Score, than: Score, objective: str) -> bool:
-    if objective == "sqnr":
+def _is_better(score: Score, than: Score, settings: Settings) -> bool:
+    if settings.objective == "sqnr":
         return score.sqnr_db >= than.sqnr_db + LEAST_DB
     return score.ratio <= than.ratio * LEAST_RATIO
 
 
-def _reason(kept: Sequence[Advice], ranked: Sequence[Advice], start: Score, best: Score, objective: str) -> str:
+def _reason(kept: Sequence[Advice], ranked: Sequence[Advice], start: Score, best: Score, settings: Settings) -> str:
     tried = sum(one.is_verified for one in ranked)
     left = sum(not one.is_verified and not one.refused for one in ranked)
     more = f"; {left} more were not tried, the time for it was over" if left else ""
@@ -214,7 +206,7 @@ def _reason(kept: Sequence[Advice], ranked: Sequence[Advice], start: Score, best
         return f"{len(kept)} of {tried} tried changes kept ({names}): {told}{more}"
     if not ranked:
         return "FXQ321 the start is kept: there was nothing to advise"
-    least = f"{LEAST_DB} dB" if objective == "sqnr" else f"{1 - LEAST_RATIO:.0%} of the latency"
+    least = f"{LEAST_DB} dB" if settings.objective == "sqnr" else f"{1 - LEAST_RATIO:.0%} of the latency"
     return (
         f"FXQ321 the start is kept: none of {tried} tried changes gained {least}, or too much would become float{more}"
     )

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from fxquant.numerics import sqnr_db
 from fxquant.profiling.accumulating import Accumulator
-from fxquant.profiling.distribution import PERCENTILES, Distribution
+from fxquant.profiling.distribution import NOTHING, PERCENTILES, Distribution
 from fxquant.profiling.saturation import pair_sum
 from fxquant.qconfigs import CONV_TRANSPOSE, WEIGHTED, TensorAsk
 
@@ -61,10 +61,7 @@ def profile_weight(name: str, weight: Tensor, op: str, ask: TensorAsk | None) ->
     seen = Accumulator(axis)
     seen.add(weight)
     values = seen.result()
-    if values is None:
-        values = Distribution(0, *[math.nan] * 5, (math.nan,) * len(PERCENTILES), 0.0, 0.0, ())
-    else:
-        values = replace(values, percentiles=_percentiles(weight))
+    values = NOTHING if values is None else replace(values, percentiles=_percentiles(weight))
     is_coded = ask is not None and not ask.is_float and ask.dtype in ("qint8", "quint8")
     asked = ask if is_coded and ask is not None and not ask.is_float_qparams else None
     by_channel = quantized(weight, INT8, axis)
