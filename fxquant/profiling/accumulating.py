@@ -25,6 +25,7 @@ class Accumulator:
         self.below = self.above = 0  # values outside of `limits`
         self.limits: tuple[float, float] | None = None  # what the codes hold, where it is known ahead
         self._peaks: Tensor | None = None
+        self._squares: Tensor | None = None  # sums over each channel, float64
         self._has_channels = axis is not None
 
     def add(self, value: Tensor) -> None:
@@ -36,7 +37,7 @@ class Accumulator:
         for begin in range(0, flat.numel(), _CHUNK):
             self._add(flat[begin : begin + _CHUNK])
         if self._has_channels:
-            self._add_peaks(value)
+            self._add_channels(value)
 
     def _add(self, part: Tensor) -> None:
         finite = part[part.isfinite()] if not bool(part.isfinite().all()) else part
@@ -52,17 +53,27 @@ class Accumulator:
             self.below += int((finite < self.limits[0] - half).sum())
             self.above += int((finite > self.limits[1] + half).sum())
 
-    def _add_peaks(self, value: Tensor) -> None:
+    def _add_channels(self, value: Tensor) -> None:
         axis = self.axis if self.axis is not None else 0
         if not -value.dim() <= axis < value.dim():
             self._has_channels = False
             return
         sizes = torch.nan_to_num(value.abs().movedim(axis, 0).reshape(value.shape[axis], -1), posinf=0.0)
-        peaks = sizes.amax(1)
-        if self._peaks is not None and self._peaks.shape != peaks.shape:
-            self._has_channels, self._peaks = False, None
-            return
-        self._peaks = peaks if self._peaks is None else torch.maximum(self._peaks, peaks)
+        peaks, squares = sizes.amax(1), sizes.square().sum(1, dtype=torch.float64)
+        if self._peaks is None or self._squares is None:
+            self._peaks, self._squares = peaks, squares
+        elif self._peaks.shape == peaks.shape:
+            self._peaks, self._squares = torch.maximum(self._peaks, peaks), self._squares + squares
+        else:
+            self._has_channels, self._peaks, self._squares = False, None, None
+
+    @property
+    def median_power(self) -> float | None:
+        """Mean square of the median channel among those that are not always zero; None where there is none."""
+        if self._squares is None:
+            return None
+        powers = [square for square in self._squares.tolist() if square > 0]
+        return median(powers) * len(self._squares) / self.moments.count if powers else None
 
     @property
     def clipped(self) -> float:

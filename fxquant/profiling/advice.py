@@ -50,6 +50,8 @@ class Advice:
         return text[text.index("[[rule]]") :]
 
     def __str__(self) -> str:
-        amount = f"{self.gain:+.3g} {self.unit}"
-        told = f"not tried: {self.refused}" if self.refused else "measured" if self.is_verified else "expected"
-        return f"{self.kind} {self.module or self.site}: {amount} ({told}); {self.why}"
+        told = f"cannot be compiled: {self.refused}" if self.refused else "measured" if self.is_verified else "expected"
+        amounts = [f"{self.sqnr_gain_db:+.3g} dB"] if self.sqnr_gain_db else []
+        word = "saved" if self.seconds_gain > 0 else "more"
+        amounts += [f"{1e3 * abs(self.seconds_gain):.3g} ms {word}"] if self.seconds_gain else []
+        return f"{self.kind} {self.module or self.site}: {', '.join(amounts) or 'nothing'} ({told}); {self.why}"

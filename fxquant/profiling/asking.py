@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fxquant.profiling.weights import bits_of
-from fxquant.qconfigs import TensorAsk
+from fxquant.qconfigs import Ask, TensorAsk
 from fxquant.recipe import Activation, Weight
 
 _DTYPES = {"qint8": "int8", "quint8": "uint8"}
@@ -48,3 +49,9 @@ def as_weight(ask: TensorAsk, **changes: Any) -> Weight | None:
         "num_bits": bits_of(ask) if ask.dtype in _DTYPES else 8,
     }
     return Weight(**told | changes)
+
+
+def with_observer(ask: Ask, word: str) -> Ask:
+    """The same, with another observer for its activation: one that has no channels."""
+    name = next(name for name, known in _WORDS.items() if known == word)
+    return replace(ask, activation=replace(ask.activation, observer=name))

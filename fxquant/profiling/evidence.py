@@ -7,20 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from statistics import median
 from typing import TYPE_CHECKING
 
-from torch import Tensor, fx
+import torch
+from torch import Tensor, fx, nn
 
 from fxquant import torch_ao
 from fxquant.graphs.costs import costs
 from fxquant.graphs.quantizing import is_dequantize, is_quantize
 from fxquant.graphs.snapping import snapshot
+from fxquant.graphs.snapshot import GraphSnapshot
 from fxquant.measuring import LayerMeasure
 from fxquant.origin import site_of, where
 from fxquant.plan import QuantPlan
 from fxquant.profiling.accumulating import Accumulator
-from fxquant.profiling.noise import range_sqnr_db
+from fxquant.profiling.distribution import Distribution
 from fxquant.profiling.timing import Group, groups_of, node_seconds
 from fxquant.profiling.weights import WeightProfile, profile_weight, weights_of
 from fxquant.program import Program, Stage
@@ -60,6 +61,11 @@ class Evidence:
         return {site_of(node): node for node in self.floating.graph.nodes if node.op not in _HOLDS}
 
     @cached_property
+    def graph(self) -> GraphSnapshot:
+        """The float graph as plain data."""
+        return snapshot(self.floating)
+
+    @cached_property
     def asks(self) -> dict[str, Ask]:
         """Site → what the plan asks for it; none for sites that it leaves float."""
         read = {decision.site: decision for decision in self.plan if decision.qconfig is not None}
@@ -74,9 +80,19 @@ class Evidence:
         decision = self.plan.get(site)
         op, ask = ("", None) if decision is None else (decision.op, self.asks.get(site))
         asked = None if ask is None else ask.weight
-        return [
-            profile_weight(name, weight, op, asked) for name, weight in weights_of(node, self.floating.graph_module)
-        ]
+        factor = None if decision is None else self._folded(decision.module_name)
+        found = weights_of(node, self.floating.graph_module)
+        return [profile_weight(name, weight, op, asked, factor) for name, weight in found]
+
+    def _folded(self, module_name: str) -> Tensor | None:
+        """What a batch norm that was folded into this layer multiplies its output channels with."""
+        told = f"folded into {module_name}"
+        for row in self.compiled.ledger.layers:
+            norm = self.floating.module_of(self.nodes[row.site]) if row.effective == told else None
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_var is not None:
+                scale = torch.rsqrt(norm.running_var + norm.eps)
+                return scale if norm.weight is None else scale * norm.weight.detach()
+        return None
 
     @cached_property
     def groups(self) -> dict[str, Group]:
@@ -107,9 +123,9 @@ class Evidence:
         Of a module that multiplies in ways that its shapes do not tell: each of its weights once for each row that it
         gives.
         """
-        graph, found = snapshot(self.floating), dict[str, int]()
-        for name, cost in costs(graph).items():
-            node = graph[name]
+        found: dict[str, int] = {}
+        for name, cost in costs(self.graph).items():
+            node = self.graph[name]
             rows = prod(node.values[0].shape[:-1]) if node.values else 1
             found[node.site] = (cost.parameters or 0) * rows if cost.macs is None else cost.macs
         return found
@@ -133,32 +149,10 @@ class Evidence:
         low, high = ask.activation.quant_min, ask.activation.quant_max
         return 8 if low is None or high is None else math.ceil(math.log2(high - low + 1))
 
-    def range_sqnr_db(self, site: str, limits: tuple[float, float], *, of_bulk: bool = False) -> float | None:
-        """Expected SQNR of a site's values in a range of 8-bit codes; None where nothing was seen."""
-        seen = self.values.get(site)
-        if seen is None or not seen.moments.count:
-            return None
-        return range_sqnr_db(seen.sketch, *limits, of_bulk=of_bulk)
-
     @cached_property
-    def noises(self) -> dict[Group, float]:
-        """Group → its own noise over its own signal (a ratio of powers), for those that were measured.
-
-        The larger of what was measured, and of what the range does to the values between the 0.1th and the 99.9th
-        percentile: a few huge values hide the loss of all others.
-        """
-        found: dict[Group, float] = {}
-        for group in self.distinct_groups:
-            site = next((site for site in reversed(group.sites) if site in self.measures), None)
-            if site is None:
-                continue
-            measure = self.measures[site]
-            noise = ratio(measure.own_sqnr_db)
-            if measure.quant_low is not None and measure.quant_high is not None:
-                bulk = self.range_sqnr_db(site, (measure.quant_low, measure.quant_high), of_bulk=True)
-                noise = max(noise, 0.0 if bulk is None else ratio(bulk))
-            found[group] = noise
-        return found
+    def seen(self) -> dict[str, Distribution | None]:
+        """Site → the distribution of its values."""
+        return {site: values.result() for site, values in self.values.items()}
 
     def limits(self, site: str) -> tuple[float, float] | None:
         """The range that a site's codes hold; None where its result is float, or was not measured."""
@@ -166,42 +160,6 @@ class Evidence:
         if found is None or found.quant_low is None or found.quant_high is None:
             return None
         return found.quant_low, found.quant_high
-
-    def has_own_range(self, group: Group) -> bool:
-        """Is its result quantized by a range of its own, and not by that of its input (reshape, pooling, mean)?"""
-        limits = next((found for site in reversed(group.sites) if (found := self.limits(site)) is not None), None)
-        sources = [source for site in group.sites for source in self.nodes[site].all_input_nodes]
-        return limits is not None and all(
-            self.limits(site_of(source)) != limits for source in sources if site_of(source) not in group.sites
-        )
-
-    @cached_property
-    def usual_own_db(self) -> float:
-        """The median own SQNR of the groups that lose something of their own; NaN where there is none."""
-        own = [
-            -10 * math.log10(noise)
-            for group, noise in self.noises.items()
-            if noise > 0 and (self.has_own_range(group) or any(self.weights.get(site) for site in group.sites))
-        ]
-        return median(own) if own else math.nan
-
-    def gain_db(self, changes: Mapping[Group, float]) -> float:
-        """Expected gain of output SQNR in dB where these groups' noise ratios become those.
-
-            gain = 10 log10(Σ r / Σ r')
-
-        as though each layer passed on relative noise as it is, and the noises of layers were independent.
-        """
-        before = sum(self.noises.values())
-        after = sum(min(changes.get(group, noise), noise) for group, noise in self.noises.items())
-        if before <= 0:
-            return 0.0
-        return 10 * math.log10(before / max(after, before * 1e-6))
-
-
-def ratio(sqnr_db: float) -> float:
-    """Noise over signal, as powers; at most 1: that much is lost with all of the signal."""
-    return 0.0 if sqnr_db == math.inf else min(1.0, 10 ** (-sqnr_db / 10)) if sqnr_db > -math.inf else 1.0
 
 
 def timed(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (
     *("site", "module", "op", "where", "requested", "effective", "reason", "activation_bits", "saturates", "macs"),
-    *("quant_low", "quant_high", "clipped", "range_sqnr_db", "bulk_sqnr_db", "sqnr_db", "own_sqnr_db"),
+    *("quant_low", "quant_high", "clipped", "range_sqnr_db", "sqnr_db", "own_sqnr_db"),
     *("float_seconds", "group_float_seconds", "seconds"),
 )
 _VALUES = ("count", "low", "high", "mean", "std", "kurtosis", "zeros", "outliers", "channels", "channel_spread")

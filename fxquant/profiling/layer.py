@@ -27,8 +27,7 @@ class Layer:
     )
     quant_high: float | None = None
     clipped: float | None = None  # share of its values outside of that range, 0 to 1
-    range_sqnr_db: float | None = None  # expected of that range with these values, see fxquant.profiling.noise
-    bulk_sqnr_db: float | None = None  # the same of the values between the 0.1th and the 99.9th percentile alone
+    range_sqnr_db: float | None = None  # expected of that range; of what a few huge values hide, where they do
     sqnr_db: float | None = None  # measured, with the errors of all layers before it
     own_sqnr_db: float | None = None  # measured, fed the float model's own inputs
     activation_bits: int = 0  # of the codes that were asked for; 0 where none were

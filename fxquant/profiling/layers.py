@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import nn
 
 from fxquant.plan import Decision, Mode
 from fxquant.profiling.evidence import Evidence
 from fxquant.profiling.layer import Layer
+from fxquant.profiling.losses import Losses
 from fxquant.profiling.weights import profile_weight
 from fxquant.targets import has_saturation_risk, isa
 
 NEVER = "forward() never calls it"
 
 
-def layers_of(evidence: Evidence, model: nn.Module) -> tuple[Layer, ...]:
+def layers_of(losses: Losses, model: nn.Module) -> tuple[Layer, ...]:
     """In graph order; uncalled modules with weights last."""
-    return (*(_layer(evidence, decision) for decision in evidence.plan), *_uncalled(evidence, model))
+    evidence = losses.evidence
+    return (*(_layer(losses, decision) for decision in evidence.plan), *_uncalled(evidence, model))
 
 
-def _layer(evidence: Evidence, decision: Decision) -> Layer:
+def _layer(losses: Losses, decision: Decision) -> Layer:
+    evidence = losses.evidence
     site, row = decision.site, evidence.compiled.ledger[decision.site]
     measure, seen = evidence.measures.get(site), evidence.values.get(site)
     group = evidence.groups[site]
-    limits = (None, None) if measure is None else (measure.quant_low, measure.quant_high)
-    low, high = limits
-    weights = evidence.weights.get(site, ())
-    expected = bulk = None
-    if low is not None and high is not None:
-        expected, bulk = (evidence.range_sqnr_db(site, (low, high), of_bulk=part) for part in (False, True))
+    limits = evidence.limits(site)
+    low, high = (None, None) if limits is None else limits
     made = Layer(
         site=site,
         module=decision.module_name,
@@ -38,13 +38,12 @@ def _layer(evidence: Evidence, decision: Decision) -> Layer:
         requested=decision.requested,
         effective=row.effective,
         reason=f"{row.code} {row.reason}".strip(),
-        weights=weights,
-        values=None if seen is None else seen.result(),
+        weights=evidence.weights.get(site, ()),
+        values=evidence.seen.get(site),
         quant_low=low,
         quant_high=high,
         clipped=seen.clipped if seen is not None and low is not None else None,
-        range_sqnr_db=expected,
-        bulk_sqnr_db=bulk,
+        range_sqnr_db=None if limits is None else losses.range_db(site, limits),
         sqnr_db=None if measure is None else measure.sqnr_db,
         own_sqnr_db=None if measure is None else measure.own_sqnr_db,
         activation_bits=evidence.bits(site),
@@ -53,20 +52,13 @@ def _layer(evidence: Evidence, decision: Decision) -> Layer:
         seconds=group.seconds,
         group_float_seconds=group.float_seconds,
         computed_with=tuple(other for other in group.sites if other != site),
-        saturates=False,
     )
-    return made if not _saturates(evidence, decision, made) else _risky(made)
+    return replace(made, saturates=_saturates(evidence, decision, made))
 
 
 def _saturates(evidence: Evidence, decision: Decision, layer: Layer) -> bool:
     is_coded = decision.mode is Mode.STATIC and layer.activation_bits == 8
     return is_coded and layer.needs_seven_bits and has_saturation_risk(evidence.compiled.target, isa())
-
-
-def _risky(layer: Layer) -> Layer:
-    from dataclasses import replace
-
-    return replace(layer, saturates=True)
 
 
 def _uncalled(evidence: Evidence, model: nn.Module) -> Iterator[Layer]:

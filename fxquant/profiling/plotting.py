@@ -1,4 +1,4 @@
-"""Small multiples: for each layer the histogram of its values and of its weights, with percentiles and the codes' range.
+"""Small multiples: for each layer histograms of its values and weights, with percentiles and the codes' range.
 
 matplotlib is imported when a chart is drawn, and none of its global state is touched: no pyplot, no backend.
 """
@@ -84,7 +84,8 @@ def _draw(axis: Any, title: str, seen: Distribution, color: str, limits: tuple[f
     axis.bar(lefts, seen.histogram, width=width, align="edge", color=color, log=True)
     top = max(seen.histogram) * 2.0
     is_weight = color == _WEIGHTS
-    marks = [*seen.percentiles, *(-edge for edge in seen.percentiles if is_weight)]  # of weights those of |w|
+    high = seen.percentiles[2:]  # of weights those of |w|: the low ones would all lie at zero
+    marks = [*high, *(-edge for edge in high)] if is_weight else list(seen.percentiles)
     axis.vlines(marks, 0.5, top, colors="black", linewidth=0.6, alpha=0.7)
     for edge in limits or ():
         axis.axvline(edge, color=_RANGE, linewidth=1.0)

@@ -21,6 +21,7 @@ from fxquant.profiling.crossings import Crossing, crossings
 from fxquant.profiling.evidence import Evidence, timed
 from fxquant.profiling.held import Held, held
 from fxquant.profiling.layers import layers_of
+from fxquant.profiling.losses import Losses
 from fxquant.profiling.precision import precision_advice, weight_advice
 from fxquant.profiling.result import Profile
 from fxquant.profiling.settings import Settings
@@ -45,6 +46,7 @@ def profile(
     qconfig_mapping: Any = "int8",
     example_inputs: Any = None,
     target: str = "auto",
+    strict: bool = False,
     objective: str = "sqnr",
     verify: bool = True,
     seconds: float = 20.0,
@@ -63,6 +65,7 @@ def profile(
         qconfig_mapping: what to start from: a preset, a recipe, a QConfigMapping.
         example_inputs: one call's arguments, where there is no data.
         target: the engine.
+        strict: a layer of the start that stays float is an error, as in `compile`; what is tried may leave some float.
         objective: what advice is ranked by, and what the recipe may not lose: output 'sqnr', or 'latency' of a call on
             the first batch.
         verify: compile and measure each advice; else gains are expected ones, and the recipe is the start.
@@ -84,25 +87,22 @@ def profile(
         "custom_modules": custom_modules,
     }
     with one_compilation():
-        kept, given = _data(model, data, example_inputs, max_batches), example_inputs
+        inner = preflight.unwrapped(model, Ledger())
+        kept = None if data is None else held(data, inner, example_inputs, max_batches=max_batches)
         calls = None if kept is None else list(kept.calls)
-        if kept is not None and given is not None:
-            given = example_call(given)
-        compiled = compile_model(model, qconfig_mapping, calibration_data=calls, example_inputs=given, **options)
+        example = example_call(example_inputs) if example_inputs is not None and kept is None else None
+        given = None if example is None else (example[0] or (), example[1] or {})
+        compiled = compile_model(
+            model, qconfig_mapping, calibration_data=calls, example_inputs=given, strict=strict, **options
+        )
         start = start_of(qconfig_mapping, target=compiled.target)
         evidence = _gathered(compiled, kept)
-        found = crossings(evidence)
-        advice = _concluded(evidence, found, settings)
-        untried = _described(evidence, model, kept, start, settings, advice, found)
+        found, losses = crossings(evidence), Losses(evidence)
+        advice = _concluded(losses, found, settings)
+        untried = _described(losses, inner, kept, start, settings, advice, found)
         if kept is None or not verify:
             return untried
         return _tried(untried, Bench(model, kept, evidence, options), start, settings)
-
-
-def _data(model: nn.Module, data: Any, example_inputs: Any, max_batches: int) -> Held | None:
-    if data is None:
-        return None
-    return held(data, preflight.unwrapped(model, Ledger()), example_inputs, max_batches=max_batches)
 
 
 def _gathered(compiled: CompiledModel, kept: Held | None) -> Evidence:
@@ -125,12 +125,12 @@ def _gathered(compiled: CompiledModel, kept: Held | None) -> Evidence:
     return Evidence(compiled, floating, measures, values, by_site, by_node, measured.output_sqnr_db)
 
 
-def _concluded(evidence: Evidence, found: Sequence[Crossing], settings: Settings) -> tuple[Advice, ...]:
+def _concluded(losses: Losses, found: Sequence[Crossing], settings: Settings) -> tuple[Advice, ...]:
     """Ranked by what each is expected to gain; of two with the same rule the first."""
-    if evidence.measures:
-        given = [*precision_advice(evidence), *slowness_advice(evidence, found)]
+    if losses.evidence.measures:
+        given = [*precision_advice(losses), *slowness_advice(losses, found)]
     else:
-        given = list(weight_advice(evidence))
+        given = list(weight_advice(losses))
     told = [replace(one, unit=settings.unit, gain=settings.gain(one.sqnr_gain_db, one.seconds_gain)) for one in given]
     distinct: dict[RecipeRule, Advice] = {}
     for one in sorted(told, key=lambda one: -one.gain):
@@ -139,7 +139,7 @@ def _concluded(evidence: Evidence, found: Sequence[Crossing], settings: Settings
 
 
 def _described(
-    evidence: Evidence,
+    losses: Losses,
     model: nn.Module,
     kept: Held | None,
     start: Start,
@@ -148,6 +148,7 @@ def _described(
     found: tuple[Crossing, ...],
 ) -> Profile:
     """The profile before anything is tried."""
+    evidence = losses.evidence
     notes = () if kept is not None else ("FXQ320 there is no data: only the weights are profiled, nothing is timed",)
     why = "there is no data to try anything on" if kept is None else "nothing was tried: verify=False"
     seconds = sum(evidence.node_seconds.values()) if evidence.node_seconds else None
@@ -158,7 +159,7 @@ def _described(
         objective=settings.objective,
         batches=0 if kept is None else len(kept.calls),
         rows=0 if kept is None else kept.rows,
-        layers=layers_of(evidence, model),
+        layers=layers_of(losses, model),
         advice=advice,
         crossings=found,
         notes=notes if kept is None else kept.notes,

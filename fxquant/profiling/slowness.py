@@ -8,6 +8,7 @@ from fxquant.plan import Mode
 from fxquant.profiling.advice import Advice, Kind
 from fxquant.profiling.crossings import Crossing
 from fxquant.profiling.evidence import Evidence
+from fxquant.profiling.losses import Losses
 from fxquant.profiling.targets import rule_for
 from fxquant.recipe import RecipeRule
 
@@ -16,12 +17,13 @@ LEAST_SECONDS = 20e-6
 _UNSERVED = ("FXQ204", "FXQ205", "FXQ206", "FXQ207", "FXQ208", "FXQ209", "FXQ504", "FXQ505")
 
 
-def slowness_advice(evidence: Evidence, crossings: Sequence[Crossing]) -> Iterator[Advice]:
+def slowness_advice(losses: Losses, crossings: Sequence[Crossing]) -> Iterator[Advice]:
     """Nothing where nothing was timed."""
+    evidence = losses.evidence
     if not evidence.node_seconds:
         return
     for crossing in crossings:
-        yield from _island(evidence, crossing)
+        yield from _island(losses, crossing)
     for group in evidence.distinct_groups:
         before, after = group.float_seconds or 0.0, group.seconds or 0.0
         is_coded = any(evidence.plan[site].mode is not Mode.FLOAT for site in group.sites)
@@ -29,11 +31,12 @@ def slowness_advice(evidence: Evidence, crossings: Sequence[Crossing]) -> Iterat
             continue
         why = f"{_ms(after)} as it is compiled, {_ms(before)} in the float graph (medians, one kernel at a time)"
         sites = list(group.sites)
-        gain = evidence.gain_db({group: 0.0})
+        gain = losses.gain_db({group: 0.0})
         yield _advice(evidence, Kind.SLOWER, sites[0], why, sites, after - before, gain)
 
 
-def _island(evidence: Evidence, crossing: Crossing) -> Iterator[Advice]:
+def _island(losses: Losses, crossing: Crossing) -> Iterator[Advice]:
+    evidence = losses.evidence
     island, sites = crossing.island, [site for group in crossing.neighbours for site in group.sites]
     called = [site for site in island.sites if evidence.plan.get(site) is not None]
     if not called or crossing.crossing_seconds < LEAST_SECONDS:
@@ -48,7 +51,7 @@ def _island(evidence: Evidence, crossing: Crossing) -> Iterator[Advice]:
             f"{told}; its neighbours take {_ms(crossing.neighbour_seconds)} in int8 and "
             f"{_ms(crossing.neighbour_float_seconds)} in float"
         )
-        gain = evidence.gain_db(dict.fromkeys(crossing.neighbours, 0.0))
+        gain = losses.gain_db(dict.fromkeys(crossing.neighbours, 0.0))
         yield _advice(evidence, Kind.ISLAND, called[0], why, sites, crossing.saving, gain)
     decided = [site for site in called if _is_decided(evidence, site)]
     if decided and len(decided) == len(called):

@@ -9,8 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from fxquant.origin import site_of
 from fxquant.plan import Decision, QuantPlan
+from fxquant.profiling.evidence import Evidence
+from fxquant.profiling.timing import Group
 from fxquant.recipe import Activation, RecipeRule, Weight
+
+_JOINS = frozenset({"add", "mul", "matmul", "cat", "iadd", "imul", "sub", "stack"})
 
 
 def rule_for(
@@ -47,6 +52,21 @@ def matched(rule: RecipeRule, plan: QuantPlan) -> tuple[str, ...]:
         if any(_matches(text, decision) for text in rule.targets)
         and not any(_matches(text, decision) for text in rule.ignore)
     )
+
+
+def readers(evidence: Evidence, group: Group) -> list[str]:
+    """Sites that compute with a group's value, through those that only pass it on."""
+    found: dict[str, None] = {}
+    waiting = [user for site in group.sites for user in evidence.nodes[site].users]
+    while waiting:
+        node = waiting.pop(0)
+        site = site_of(node)
+        if site not in evidence.groups or site in found or site in group.sites:
+            continue
+        found |= dict.fromkeys(evidence.groups[site].sites)
+        if not evidence.weights.get(site) and getattr(node.target, "__name__", node.target) not in _JOINS:
+            waiting += list(node.users)
+    return list(found)
 
 
 def _target(decision: Decision, plan: QuantPlan) -> tuple[str, list[str]]:

@@ -116,13 +116,13 @@ def try_out(bench: Bench, start: Start, advice: Sequence[Advice], settings: Sett
     """Each change by itself, then the winners one after the other on top of each other. All within `seconds`.
 
     A change is kept where the objective improves on what was kept before: by 0.1 dB of SQNR, or by 3 % of the latency.
-    Layers that become float may do at most `most_float` of the model's multiplications: all of it in float would have
-    the best SQNR.
+    What is expected to gain nothing by the objective is not tried. Layers that become float may do at most `most_float`
+    of the model's multiplications: all of it in float would have the best SQNR.
     """
     trying = _Trying(bench, start, settings)
     told: list[tuple[Advice, Score | None]] = []
     for one in advice:
-        score = trying.of((one.recipe_rule,)) if trying.has_time else None
+        score = trying.of((one.recipe_rule,)) if one.gain > 0 and trying.has_time else None
         told.append(_told(one, score, trying.baseline, settings))
     ranked = sorted(told, key=lambda pair: _rank(pair[0]))
     kept, best = _combined(ranked, trying, settings)
@@ -198,7 +198,7 @@ def _is_better(score: Score, than: Score, settings: Settings) -> bool:
 
 def _reason(kept: Sequence[Advice], ranked: Sequence[Advice], start: Score, best: Score, settings: Settings) -> str:
     tried = sum(one.is_verified for one in ranked)
-    left = sum(not one.is_verified and not one.refused for one in ranked)
+    left = sum(not one.is_verified and not one.refused and one.gain > 0 for one in ranked)
     more = f"; {left} more were not tried, the time for it was over" if left else ""
     told = f"output SQNR {start.sqnr_db:.1f} → {best.sqnr_db:.1f} dB, latency × {best.ratio:.2f}"
     if kept:

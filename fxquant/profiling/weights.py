@@ -30,6 +30,7 @@ class WeightProfile:
     granularity: str  # that was asked for: 'channel', 'tensor', or '' where it stays float
     bits: int  # of the codes that were asked for; 0 where it stays float
     sqnr_db: float | None  # of the weight as those codes; None where it stays float, or has float qparams
+    median_sqnr_db: float | None  # the same of the median output channel alone: a wild one hides the others
     sqnr_per_channel_db: float  # with 8 bits and a scale for each output channel
     bits_used: float  # log2 of the codes that the median output channel reaches, as asked for; else per tensor
     pair_sum: int  # the largest |sum| of two products with 8-bit activations: above 32,767 int16 cannot hold it
@@ -54,10 +55,22 @@ def attribute(module: nn.Module, path: str) -> object:
     return getattr(module.get_submodule(holder), name, None)
 
 
-def profile_weight(name: str, weight: Tensor, op: str, ask: TensorAsk | None) -> WeightProfile:
-    """The numbers of one weight. `ask`: what the plan asks for it; None: it stays float."""
+def profile_weight(
+    name: str, weight: Tensor, op: str, ask: TensorAsk | None, factor: Tensor | None = None
+) -> WeightProfile:
+    """The numbers of one weight.
+
+    Args:
+        name: of the parameter.
+        weight: float, of two or more dimensions.
+        op: class or function that works with it.
+        ask: what the plan asks for it; None: it stays float.
+        factor: of each output channel, where a batch norm is folded into it: what is quantized is their product.
+    """
     axis = 1 if op in CONV_TRANSPOSE else 0
     weight = weight.detach().float()
+    if factor is not None and factor.shape == weight.shape[axis : axis + 1]:
+        weight = weight * factor.view([-1 if dim == axis else 1 for dim in range(weight.dim())])
     seen = Accumulator(axis)
     seen.add(weight)
     values = seen.result()
@@ -73,6 +86,7 @@ def profile_weight(name: str, weight: Tensor, op: str, ask: TensorAsk | None) ->
         granularity=ask.granularity if is_coded and ask is not None else "",
         bits=bits_of(ask) if is_coded and ask is not None else 0,
         sqnr_db=None if asked is None else sqnr_db(weight, codes.values),
+        median_sqnr_db=None if asked is None else _median_sqnr_db(weight, codes.values, axis),
         sqnr_per_channel_db=sqnr_db(weight, by_channel.values),
         bits_used=_bits_used(codes.codes, axis),
         pair_sum=pair_sum(codes.codes, axis),
@@ -117,6 +131,15 @@ def _percentiles(weight: Tensor) -> tuple[float, ...]:
     sizes = weight.abs().flatten()
     sizes = sizes[sizes.isfinite()]
     return tuple(float(value) for value in numpy.percentile(sizes.numpy(), PERCENTILES))
+
+
+def _median_sqnr_db(weight: Tensor, values: Tensor, axis: int) -> float:
+    """Of the channels that are not all zero."""
+    rows, held = (tensor.movedim(axis, 0).flatten(1).double() for tensor in (weight, values))
+    powers, noises = rows.square().sum(1), (rows - held).square().sum(1)
+    ratios = (noises / powers)[powers > 0].tolist()
+    middle = median(ratios) if ratios else 0.0
+    return -10 * math.log10(middle) if middle > 0 else math.inf
 
 
 def _bits_used(codes: Tensor, axis: int) -> float:
