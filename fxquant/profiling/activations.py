@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from fxquant.origin import site_of
 from fxquant.profiling.accumulating import Accumulator
-from fxquant.sites import run_once
+from fxquant.profiling.running import run_afresh
 
 _CALLS = ("call_module", "call_function", "call_method")
 _FRONT = frozenset({f"{kind}{dims}d" for dims in (1, 2, 3) for kind in ("Conv", "ConvTranspose", "BatchNorm", "conv")})
@@ -64,7 +64,7 @@ def stream(
     """
     streamed = _Streamed(graph_module, limits)
     for leaves in batches:
-        run_once(streamed, leaves)
+        run_afresh(streamed, leaves)
     return streamed.found
 
 

@@ -1,10 +1,10 @@
 """The quantization noise that a range would have, from the sketch of the values: no run is needed.
 
-A value x inside [low, high], with codes `step` apart, is off by a number spread evenly over one step, so by step² / 12
-on average (Bennett 1948); below half a step it becomes zero and is off by all of itself; outside it is off by its
-distance from the edge.
+A value x inside [low, high], with codes `step` apart and one of them at zero, is off by its distance from the next
+code. Where a bucket of the sketch is not much narrower than a step, that is a number spread evenly over one step:
+step² / 12 on average (Bennett 1948). Outside of the range it is off by its distance from the edge.
 
-    noise = Σ count · e²      e² = x² where |x| < step / 2,  (x - edge)² outside,  else step² / 12
+    noise = Σ count · e²     e² = (x - edge)² outside, (x - step · round(x / step))² for |x| < 32 step, else step² / 12
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fxquant.profiling.sketch import Sketch
 
+_FINE = 32  # steps from zero up to where a bucket is a quarter of a step wide
 _BULK = (0.001, 0.999)  # what a range's last values are held against
 
 
@@ -51,10 +52,11 @@ def _bulk(sketch: Sketch) -> tuple[Tensor, Tensor]:
 
 def _sqnr_db(middle: Tensor, counts: Tensor, low: float, high: float, bits: int) -> float:
     step = (high - low) / (2**bits - 1)
-    size = middle.abs()
-    inside = torch.where(size < step / 2, size, step / math.sqrt(12.0))
+    if step == 0.0:
+        return math.inf if not bool(middle.any()) else -math.inf
+    near = middle - step * torch.round(middle / step)
+    inside = torch.where(middle.abs() < _FINE * step, near, step / math.sqrt(12.0))
     off = torch.where(middle < low, low - middle, torch.where(middle > high, middle - high, inside))
-    off = torch.where(middle == 0, 0.0, off)
     signal, noise = float((counts * middle.square()).sum()), float((counts * off.square()).sum())
     if noise == 0.0:
         return math.inf

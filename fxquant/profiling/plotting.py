@@ -49,11 +49,13 @@ def _figure(profile: Profile) -> Any:
         ) from error
     panels = _panels(profile.layers)
     rows = max(1, -(-len(panels) // _COLUMNS))
-    figure = Figure(figsize=(3.4 * _COLUMNS, 1.0 + 2.1 * rows), layout="constrained")
+    height = 0.8 + 2.0 * rows
+    figure = Figure(figsize=(3.4 * _COLUMNS, height))
+    figure.subplots_adjust(0.04, 0.35 / height, 0.99, 1 - 0.75 / height, wspace=0.22, hspace=0.5)
     FigureCanvasAgg(figure)
     shown = f", the first {MOST_LAYERS}" if len(panels) == MOST_LAYERS else ""
     title = f"{profile.model_name} by {profile.policy}: float values and weights{shown}; log counts\n"
-    figure.suptitle(title + "bars: 0.1, 1, 50, 99, 99.9 %; red: what the codes hold", fontsize=9)
+    figure.suptitle(title + "bars: 0.1, 1, 50, 99, 99.9 %; red: what the codes hold", fontsize=9, y=1 - 0.1 / height)
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for axis, (title, seen, color, limits) in zip(axes, panels, strict=False):
         _draw(axis, title, seen, color, limits)
@@ -80,9 +82,11 @@ def _panels(layers: Sequence[Layer]) -> list[_Panel]:
 
 def _draw(axis: Any, title: str, seen: Distribution, color: str, limits: tuple[float, float] | None) -> None:
     width = (seen.high - seen.low) / len(seen.histogram) or 1e-3
-    lefts = [seen.low + width * index for index in range(len(seen.histogram))]
-    axis.bar(lefts, seen.histogram, width=width, align="edge", color=color, log=True)
+    edges = [seen.low + width * index for index in range(len(seen.histogram) + 1)]
     top = max(seen.histogram) * 2.0
+    axis.set_yscale("log")
+    axis.set_ylim(0.5, top)
+    axis.stairs(seen.histogram, edges, fill=True, color=color, baseline=0.5)  # one shape: a rectangle a bin is slow
     is_weight = color == _WEIGHTS
     high = seen.percentiles[2:]  # of weights those of |w|: the low ones would all lie at zero
     marks = [*high, *(-edge for edge in high)] if is_weight else list(seen.percentiles)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxquant.origin import origins
-from fxquant.sites import run_once
+from fxquant.profiling.running import run_afresh
 
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 31
 _HOLDS = ("placeholder", "get_attr", "output")
@@ -46,7 +46,7 @@ def node_seconds(
     until, rounds = time.perf_counter() + seconds, 0
     while rounds <= _LEAST_ROUNDS or (rounds <= _MOST_ROUNDS and time.perf_counter() < until):
         for one in timed if rounds % 2 == 0 else reversed(timed):
-            run_once(one, leaves)
+            run_afresh(one, leaves)
         rounds += 1
     return tuple(one.medians() for one in timed)
 

@@ -17,11 +17,11 @@ from fxquant.errors import FxQuantError
 from fxquant.profiling.advice import Advice
 from fxquant.profiling.evidence import Evidence
 from fxquant.profiling.held import Held
+from fxquant.profiling.running import run_afresh
 from fxquant.profiling.settings import Settings
 from fxquant.profiling.starting import Start
 from fxquant.profiling.timing import call_seconds
 from fxquant.recipe import RecipeRule
-from fxquant.sites import run_once
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +55,7 @@ class Bench:
         interpreter = fx.Interpreter(self._floating)
         for args, kwargs in held.calls:
             leaves = self.start.program.signature.leaves(args, kwargs)
-            outputs = run_once(interpreter, leaves)
+            outputs = run_afresh(interpreter, leaves)
             self._leaves.append(leaves)
             self._expected.append(outputs)
             size += sum(value.numel() * value.element_size() for value in outputs if isinstance(value, Tensor))
@@ -69,10 +69,9 @@ class Bench:
     def sqnr_db(self, compiled: CompiledModel) -> float:
         """Of all float outputs over all batches as one, in dB. NaN where there is none."""
         signal = noise = 0.0
+        interpreter = fx.Interpreter(compiled.graph_module)
         for leaves, expected in zip(self._leaves, self._expected, strict=True):
-            with torch.no_grad():
-                actual = compiled.graph_module.forward(*leaves)
-            for left, right in zip(expected, actual, strict=True):
+            for left, right in zip(expected, run_afresh(interpreter, leaves), strict=True):
                 if _is_comparable(left, right):
                     signal += float(left.double().square().sum())
                     noise += float((left.double() - right.double()).square().sum())

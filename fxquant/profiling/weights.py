@@ -110,7 +110,7 @@ def quantized(weight: Tensor, ask: TensorAsk, axis: int) -> Codes:
     peak = weight.abs().amax(around, keepdim=True) if around else weight.abs().amax()
     scale = (peak / ((high - low) / 2)).clamp(min=torch.finfo(torch.float32).eps)
     zero = 0 if low < 0 else (high - low + 1) // 2
-    codes = (torch.round(weight / scale) + zero).clamp(low, high) - zero
+    codes = (torch.round(weight * (1.0 / scale)) + zero).clamp(low, high) - zero
     return Codes(codes, codes * scale)
 
 
