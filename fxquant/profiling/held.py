@@ -63,6 +63,24 @@ def held(data: Any, model: nn.Module, example_inputs: Any, *, max_batches: int) 
     return Held(tuple(calls), tuple(notes))
 
 
+def sample(kept: Held, rows: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """One call with the first rows of each batch, about `rows` in all; the first batch where batches do not join.
+
+    They join where all tensors of a batch have one leading size, and all batches the same shapes behind it.
+    """
+    leaves = [tensors_in(call) for call in kept.calls]
+    forms = {tuple((leaf.dtype, leaf.shape[1:]) for leaf in found) for found in leaves}
+    is_even = all(len({leaf.shape[0] if leaf.dim() else None for leaf in found} | {None}) == 2 for found in leaves)
+    if len(forms) != 1 or not is_even:
+        return kept.calls[0]
+    each = -(-rows // len(leaves))
+    joined = iter([torch.cat([part[:each] for part in parts]) for parts in zip(*leaves, strict=True)])
+    made: tuple[tuple[Any, ...], Mapping[str, Any]] = pytree.tree_map_only(
+        Tensor, lambda _: next(joined), kept.calls[0]
+    )
+    return made
+
+
 def tensors_in(call: Any) -> list[torch.Tensor]:
     """The tensors among a call's arguments."""
     return [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]

@@ -35,7 +35,9 @@ def precision_advice(losses: Losses) -> Iterator[Advice]:
             continue
         cheap = [*_ranges(losses, group, noise), *_granularity(losses, group, noise)]
         yield from (advice for advice, _ in cheap)
-        yield from _float(losses, group, noise, min((left for _, left in cheap), default=noise))
+        narrow = _narrow(losses, group)
+        wider = noise if narrow is None else noise * _per_bits(narrow)
+        yield from _float(losses, group, noise, min((*(left for _, left in cheap), wider)))
     yield from _bits(losses)
     yield from _dynamic(losses)
 
@@ -108,8 +110,9 @@ def _bits(losses: Losses) -> Iterator[Advice]:
         found = _narrow(losses, group)
         if found is not None:
             alike.setdefault(found, []).append(group)
-    for (bits, weight_bits, ask), groups in alike.items():
-        gain = losses.gain_db({one: losses.noises[one] * 4.0 ** -(8 - min(bits, weight_bits)) for one in groups})
+    for narrow, groups in alike.items():
+        bits, weight_bits, ask = narrow
+        gain = losses.gain_db({one: losses.noises[one] * _per_bits(narrow) for one in groups})
         told = [f"activations have {bits} bits and nothing can saturate on this CPU"] if bits < 8 else []
         told += [f"weights have {weight_bits} bits"] if weight_bits < 8 else []
         sites = [site for group in groups for site in group.sites if losses.evidence.plan[site].mode is Mode.STATIC]
@@ -118,6 +121,11 @@ def _bits(losses: Losses) -> Iterator[Advice]:
         rule = rule_for(plan, sites, weight=as_weight(ask.weight), activation=as_activation(ask.activation))
         made = _advice(losses.evidence, Kind.MORE_BITS, sites[0], why, rule, gain)
         yield replace(made, module="*") if len(groups) > 1 else made
+
+
+def _per_bits(narrow: tuple[int, int, Ask]) -> float:
+    """How many times less noise 8 bits have than these: 6 dB a bit."""
+    return float(2.0 ** (-2 * (8 - min(narrow[:2]))))
 
 
 def _narrow(losses: Losses, group: Group) -> tuple[int, int, Ask] | None:

@@ -54,8 +54,9 @@ def _island(losses: Losses, crossing: Crossing) -> Iterator[Advice]:
         gain = losses.gain_db(dict.fromkeys(crossing.neighbours, 0.0))
         yield _advice(evidence, Kind.ISLAND, called[0], why, sites, crossing.saving, gain)
     decided = [site for site in called if _is_decided(evidence, site)]
-    if decided and len(decided) == len(called):
-        why = f"{told}; a rule keeps it float, no kernel is missing"
+    if decided:
+        names = ", ".join(evidence.plan[site].module_name or site for site in decided)
+        why = f"{told}; a rule keeps {names} float, no kernel is missing"
         rule = rule_for(evidence.plan, decided, scheme="int8")
         yield _advice(evidence, Kind.QUANTIZE, decided[0], why, [], crossing.crossing_seconds, 0.0, rule)
 

@@ -91,3 +91,27 @@ def normal(*shape, count=4, seed=0):
     """Batches from a normal distribution."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(*shape, generator=generator) for _ in range(count)]
+
+
+def kept_float() -> Recipe:
+    """One ReLU between int8 layers is kept float by a rule."""
+    return parse(
+        'schema = 1\n[[rule]]\ntargets = ["second.1"]\nscheme = "float"\n[[rule]]\ntargets = ["*"]\nscheme = "int8"'
+    )
+
+
+def _third(table: str) -> Recipe:
+    rule = f'[[rule]]\ntargets = ["third.0", "third.1"]\n{table}\n'
+    return parse(f'schema = 1\n{rule}[[rule]]\ntargets = ["*"]\nscheme = "int8"', title="the start")
+
+
+def narrow_weights() -> Recipe:
+    """3 bits for the weight of 'third'."""
+    return _third('weight = { num_bits = 3 }\nactivation = { observer = "histogram" }')
+
+
+def moving_average() -> Recipe:
+    """A range for 'second' that follows the mean of the batches."""
+    table = 'weight = {}\nactivation = { observer = "moving-average" }'
+    rule = f'[[rule]]\ntargets = ["second.0", "second.1"]\n{table}\n'
+    return parse(f'schema = 1\n{rule}[[rule]]\ntargets = ["*"]\nscheme = "int8"', title="the start")
