@@ -7,37 +7,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torch import fx, nn
+from torch import nn
 
 from fxquant import preflight
 from fxquant.arguments import example_call
 from fxquant.compiler import compile as compile_model
 from fxquant.custom import CustomModule
 from fxquant.ledger import Ledger
-from fxquant.measuring import Measurements, measure
-from fxquant.profiling.activations import stream
 from fxquant.profiling.advice import Advice
 from fxquant.profiling.crossings import Crossing, crossings
-from fxquant.profiling.evidence import Evidence, timed
-from fxquant.profiling.held import Held, held, sample
+from fxquant.profiling.gathering import gathered
+from fxquant.profiling.held import Held, held
 from fxquant.profiling.layers import layers_of
 from fxquant.profiling.losses import Losses
 from fxquant.profiling.precision import precision_advice, weight_advice
 from fxquant.profiling.result import Profile
-from fxquant.profiling.running import run_afresh
 from fxquant.profiling.settings import Settings
 from fxquant.profiling.slowness import slowness_advice
 from fxquant.profiling.starting import Start, start_of
 from fxquant.profiling.trials import Bench, try_out
-from fxquant.program import Program
 from fxquant.recipe import RecipeRule
 from fxquant.sandbox import one_compilation
 
 if TYPE_CHECKING:
-    from fxquant.model import CompiledModel
+    pass
 
-ROWS = 64  # that SQNR is measured on, layer by layer
-TIMED_SECONDS = 1.0  # for the times of the nodes
 MOST_ADVICE = 24
 
 
@@ -98,42 +92,13 @@ def profile(
             model, qconfig_mapping, calibration_data=calls, example_inputs=given, strict=strict, **options
         )
         start = start_of(qconfig_mapping, target=compiled.target)
-        evidence = _gathered(compiled, kept)
+        evidence = gathered(compiled, kept)
         found, losses = crossings(evidence), Losses(evidence)
         advice = _concluded(losses, found, settings)
         untried = _described(losses, inner, kept, start, settings, advice, found)
         if kept is None or not verify:
             return untried
         return _tried(untried, Bench(model, kept, evidence, options), start, settings)
-
-
-def _gathered(compiled: CompiledModel, kept: Held | None) -> Evidence:
-    """Run what there is data for."""
-    floating = compiled.trace_float()
-    if kept is None:
-        return Evidence(compiled, floating)
-    signature = compiled.program.signature
-    measured = _measured(compiled, floating, kept)
-    limits = {
-        layer.site: (layer.quant_low, layer.quant_high)
-        for layer in measured.layers
-        if layer.quant_low is not None and layer.quant_high is not None
-    }
-    values = stream(floating.graph_module, (signature.leaves(*call) for call in kept.calls), limits)
-    by_site, by_node = timed(compiled, floating, signature.leaves(*kept.calls[0]), TIMED_SECONDS)
-    measures = {layer.site: layer for layer in measured.layers}
-    return Evidence(compiled, floating, measures, values, by_site, by_node, measured.output_sqnr_db)
-
-
-def _measured(compiled: CompiledModel, floating: Program, kept: Held) -> Measurements:
-    """SQNR, layer by layer, on rows of every batch where the model takes them together, else on the first batch."""
-    args, kwargs = sample(kept, ROWS)
-    try:
-        run_afresh(fx.Interpreter(floating.graph_module), compiled.program.signature.leaves(args, kwargs))
-    except Exception:  # perhaps it insists on its batch size; what fails on one batch too has failed in compile
-        args, kwargs = kept.calls[0]
-    inputs = None if args and kwargs else (kwargs or args)
-    return measure(compiled, inputs=inputs, rows=ROWS, is_timed=False)
 
 
 def _concluded(losses: Losses, found: Sequence[Crossing], settings: Settings) -> tuple[Advice, ...]:
