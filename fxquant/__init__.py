@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from fxquant.numerics import sqnr_db
     from fxquant.pipeline import Pass, Pipeline
     from fxquant.plan import Decision, Mode, QuantPlan
+    from fxquant.profiling.profiling import profile
+    from fxquant.profiling.result import Profile
     from fxquant.program import Program, Stage
     from fxquant.row import Row
     from fxquant.steps import steps_of
@@ -59,6 +61,7 @@ _HOMES = {
     "Pass": "fxquant.pipeline",
     "Picture": "fxquant.drawing.picture",
     "Pipeline": "fxquant.pipeline",
+    "Profile": "fxquant.profiling.result",
     "Program": "fxquant.program",
     "QuantPlan": "fxquant.plan",
     "Row": "fxquant.row",
@@ -67,6 +70,7 @@ _HOMES = {
     "load": "fxquant.artifact.loading",
     "load_weights": "fxquant.weights",
     "measure": "fxquant.measuring",
+    "profile": "fxquant.profiling.profiling",
     "snapshot": "fxquant.graphs.snapping",
     "sqnr_db": "fxquant.numerics",
     "steps_of": "fxquant.steps",
@@ -88,6 +92,7 @@ __all__ = [
     "Pass",
     "Picture",
     "Pipeline",
+    "Profile",
     "Program",
     "QuantPlan",
     "Row",
@@ -103,6 +108,7 @@ __all__ = [
     "load",
     "load_weights",
     "measure",
+    "profile",
     "snapshot",
     "sqnr_db",
     "steps_of",

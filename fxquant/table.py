@@ -22,11 +22,12 @@ def notice_line(row: Row) -> str:
 
 def table(layers: Iterable[Row], notices: Iterable[Row]) -> str:
     """Aligned columns, the reason last, then the notices; no line has trailing spaces."""
-    lines = _aligned((HEADS, *(cells(row) for row in layers)))
+    lines = aligned((HEADS, *(cells(row) for row in layers)))
     return "\n".join([*lines, *(f"note: {notice_line(row)}" for row in notices)])
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Rows as lines: each column as wide as its widest cell, two spaces between."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

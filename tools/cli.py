@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Compare quantized candidates: accuracy, SQNR, size, latency.",
     ),
     "inspect": ("fxquant.tools.inspect:inspect", "List a graph's nodes: shapes, parameters, MACs, decisions."),
+    "profile": ("fxquant.tools.profile:profile", "Profile each layer's values, weights and time; advise a recipe."),
     "verify": ("fxquant.tools.verify:verify", "Check every byte of a saved model without running any of it."),
     "demo": ("fxquant.tools.demo:demo", "Train a CNN on digits, compile it to int8, print the result."),
     "doctor": ("fxquant.tools.doctor:doctor", "Check torch, engines, CPU and renderer."),

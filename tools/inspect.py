@@ -30,7 +30,10 @@ _COLUMNS = {"macs": "macs", "parameters": "parameters", "bytes": "weight_bytes"}
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: rows, totals, the analysis, notes.")
 @model_options
 def inspect(model: Reference, stage: str | None, sort: str, as_json: bool, options: Options) -> None:
-    """List a graph's nodes: shapes, parameters, MACs, decisions."""
+    """List a graph's nodes: shapes, parameters, MACs, decisions.
+
+    Nothing is measured: `profile` runs the model on data, for distributions, times and advice.
+    """
     from fxquant.graphs.analysis import analyse
     from fxquant.graphs.inspection import as_dicts, inspect_rows, total_row
     from fxquant.graphs.remedies import reasons_of

@@ -126,6 +126,7 @@ def _without_qnnpack(patch):
 SCENARIOS = {
     "FXQ115": lambda patch: fxquant.snapshot({"a": 1}),
     "FXQ115-stage": lambda patch: fxquant.snapshot(Net().eval(), stage="converted"),
+    "FXQ142": lambda patch: fxquant.profile(Net().eval(), qconfig_mapping=MINMAX, target="x86").recipe(),
     "FXQ301": lambda patch: compiled([]),
     "FXQ301-convert": lambda patch: compiled(None).convert(),
     "FXQ302": _nan,

@@ -1,0 +1,86 @@
+"""The batches of a profile, held: they are run several times, and each time must see the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fxquant.batches import Batches, reader_for
+from fxquant.errors import EmptyCalibrationError
+from fxquant.ledger import Ledger
+
+MOST_BYTES = 2**28  # of inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Calls of the model, with tensors of their own, and what is to be said about them."""
+
+    calls: tuple[tuple[tuple[Any, ...], Mapping[str, Any]], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Samples in all: the leading size of each batch's first tensor."""
+        return sum(next((leaf.shape[0] for leaf in tensors_in(call) if leaf.dim()), 1) for call in self.calls)
+
+
+def held(data: Any, model: nn.Module, example_inputs: Any, *, max_batches: int) -> Held:
+    """The first batches of the data: at most `max_batches`, and no more than MOST_BYTES of them (but one).
+
+    A generator may be endless, and a loader may shuffle or fill one buffer again and again: so tensors are copied.
+    CalibrationError: FXQ301 where no batch has a sample, FXQ304 for what is no batch, FXQ312 where the data fails.
+    """
+    ledger, calls, empty, size = Ledger(), list[tuple[tuple[Any, ...], Mapping[str, Any]]](), 0, 0
+    notes: list[str] = []
+    with closing(Batches(data)) as batches:
+        reader = reader_for(model, batches, example_inputs, ledger)
+        for index, batch in enumerate(batches):
+            call = reader.call(batch, index)
+            if len(calls) == max_batches or (calls and size >= MOST_BYTES):
+                notes.append(f"FXQ309 profiled on the first {len(calls)} batches; there was more data")
+                break
+            found = pytree.tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), (call.args, dict(call.kwargs)))
+            leaves = tensors_in(found)
+            if any(leaf.numel() == 0 for leaf in leaves):
+                empty += 1
+                continue
+            size += sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+            calls.append(found)
+    if not calls:
+        told = f"all {empty} batches are of size zero" if empty else "the data holds no batch"
+        hint = "give data with at least one sample, or none at all to profile the weights only"
+        raise EmptyCalibrationError("FXQ301", f"nothing was seen: {told}", hint=hint)
+    if empty:
+        notes.append(f"FXQ320 {empty} of {empty + len(calls)} batches are of size zero and were left out")
+    notes += [f"{row.code} {row.reason}" for row in ledger.notices]
+    return Held(tuple(calls), tuple(notes))
+
+
+def sample(kept: Held, rows: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """One call with the first rows of each batch, about `rows` in all; the first batch where batches do not join.
+
+    They join where all tensors of a batch have one leading size, and all batches the same shapes behind it.
+    """
+    leaves = [tensors_in(call) for call in kept.calls]
+    forms = {tuple((leaf.dtype, leaf.shape[1:]) for leaf in found) for found in leaves}
+    is_even = all(len({leaf.shape[0] if leaf.dim() else None for leaf in found} | {None}) == 2 for found in leaves)
+    if len(forms) != 1 or not is_even:
+        return kept.calls[0]
+    each = -(-rows // len(leaves))
+    joined = iter([torch.cat([part[:each] for part in parts]) for parts in zip(*leaves, strict=True)])
+    made: tuple[tuple[Any, ...], Mapping[str, Any]] = pytree.tree_map_only(
+        Tensor, lambda _: next(joined), kept.calls[0]
+    )
+    return made
+
+
+def tensors_in(call: Any) -> list[torch.Tensor]:
+    """The tensors among a call's arguments."""
+    return [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
