@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from fxquant import arrival
 from fxquant.errors import ResourceError, UnsupportedModelError
 from fxquant.sandbox import untouched_world
 
@@ -32,8 +33,12 @@ def fork(model: nn.Module) -> nn.Module:
 
 def _copied(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in _computed_tensors(model)}
+    plan = arrival.plan_for(model)
+    memo |= arrival.replacements(model, plan)  # nothing is copied on a device that the copy is not for
     try:
-        return copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo)
+        arrival.remember(copied, plan)
+        return copied
     except RecursionError as error:
         raise ResourceError(
             "FXQ803",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from fxquant import arrival
 from fxquant.errors import (
     AlreadyQuantizedError,
-    DeviceError,
-    DtypeError,
     MemoryBudgetError,
     NonFiniteError,
     TrainingModeError,
@@ -42,8 +40,7 @@ def check(model: object, ledger: Ledger, *, strict: bool = False, memory_limit: 
     module = unwrapped(model, ledger)
     _check_not_quantized(module)
     _check_initialized(module)
-    _check_dtypes(module)
-    _check_devices(module)
+    arrival.check(module, ledger, strict=strict)
     _check_memory(module, memory_limit)
     _check_finite(module)
     _check_mode(module, ledger, strict)
@@ -140,47 +137,6 @@ def _check_initialized(model: nn.Module) -> None:
         )
 
 
-def _check_dtypes(model: nn.Module) -> None:
-    wrong = [(name, p.dtype) for name, p in model.named_parameters() if _is_real(p) and p.dtype != torch.float32]
-    if not wrong:
-        return
-    name, dtype = wrong[0]
-    hint = (
-        "a complex model cannot be quantized"
-        if dtype.is_complex
-        else "compile a float32 copy: copy.deepcopy(model).float()"
-    )
-    raise DtypeError(
-        "FXQ221",
-        f"parameter '{name}' is {dtype}, and {len(wrong)} in all are not torch.float32",
-        hint=hint,
-        module=name.rpartition(".")[0],
-    )
-
-
-def _is_real(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _check_devices(model: nn.Module) -> None:
-    counts = Counter(str(tensor.device) for _, tensor in _tensors(model))
-    if not counts or set(counts) == {"cpu"}:
-        return
-    name, tensor = next((n, t) for n, t in _tensors(model) if t.device.type != "cpu")
-    told = ", ".join(f"{count} on {device}" for device, count in sorted(counts.items()))
-    hint = (
-        "load the weights first: a meta model has none"
-        if "meta" in counts
-        else "compile a copy on the CPU: model.cpu()"
-    )
-    raise DeviceError(
-        "FXQ222",
-        f"'{name}' is on {tensor.device}; parameters and buffers must all be on the CPU ({told})",
-        hint=hint,
-        module=name.rpartition(".")[0],
-    )
-
-
 def _check_memory(model: nn.Module, limit: int | None) -> None:
     if limit is None:
         return
@@ -200,13 +156,16 @@ def _check_finite(model: nn.Module) -> None:
         is_statistic = name.rpartition(".")[2] in ("running_mean", "running_var")
         if not (isinstance(tensor, nn.Parameter) or is_statistic) or not tensor.is_floating_point():
             continue
-        if bool(torch.isfinite(tensor.detach().sum(dtype=torch.float64))):  # one pass and no copy in the usual case
+        values = tensor.detach().float() if tensor.dtype is torch.float64 else tensor.detach()  # as it will be
+        is_on_cpu = values.device.type == "cpu"  # not every device has float64
+        if is_on_cpu and bool(torch.isfinite(values.sum(dtype=torch.float64))):  # no copy in the usual case
             continue
-        bad = int((~torch.isfinite(tensor.detach())).sum())
+        bad = int((~torch.isfinite(values)).sum())
         if bad:
+            beyond = " or beyond float32's range" if tensor.dtype is torch.float64 else ""
             raise NonFiniteError(
                 "FXQ302",
-                f"'{name}' holds {bad} of {tensor.numel()} values that are NaN or infinite",
+                f"'{name}' holds {bad} of {tensor.numel()} values that are NaN or infinite{beyond}",
                 hint="the checkpoint is damaged or training diverged: no range can be found for such weights",
                 module=name.rpartition(".")[0],
             )

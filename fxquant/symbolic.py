@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from fxquant.arguments import signature_of
+from fxquant.arrival import arrival_of, taken_in
 from fxquant.constants import constant_of
 from fxquant.errors import ExampleInputError, FxQuantError, ResourceError, UntraceableError
 from fxquant.graphmodule import build, fetch
@@ -36,6 +37,10 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
     model = request.model
     leaf_ids = named_leaves(model, request.leaf_modules)
     signature, example = signature_of(model, request.example_args, request.example_kwargs, request.concrete_args)
+    cast = arrival_of(model).cast
+    signature = replace(signature, cast=tuple(sorted(cast, key=str)))
+    if example is not None:
+        example = taken_in(example, [leaf.path for leaf in signature.tensor_leaves], cast)
     tracer = SymbolicTracer(model, signature, leaf_ids, example, ledger)
     try:
         graph = _traced(tracer, example)
