@@ -32,7 +32,9 @@ def settle_casts(graph_module: fx.GraphModule, arrival: Arrival, ledger: Ledger)
             if told or (arrival.cast and node.op == "call_method" and node.target in _CASTS):
                 node.meta[_WAS_CAST] = True
             if told:
-                ledger.remark(node, f"forward() says {told}, as the model was before it was cast or moved: float32 on the CPU now")
+                ledger.remark(
+                    node, f"forward() says {told}, as the model was before it was cast or moved: float32 on the CPU now"
+                )
     graph_module.recompile()
 
 

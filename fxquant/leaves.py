@@ -13,9 +13,14 @@ from fxquant.ledger import Ledger
 
 
 def is_leaf_by_default(module: nn.Module) -> bool:
-    """torch.nn's layers stay whole, its containers do not; a scripted module has no Python to trace."""
+    """torch.nn's layers stay whole, its containers do not; a scripted module has no Python to trace.
+
+    A layer whose forward() was replaced on the instance is no more what its class says.
+    """
     if isinstance(module, torch.jit.ScriptModule):
         return True
+    if "forward" in module.__dict__:
+        return False
     home = type(module).__module__
     is_torch = home == "torch.nn" or home.startswith(("torch.nn.", "torch.ao.nn"))
     return is_torch and not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))

@@ -18,6 +18,8 @@ from fxquant.errors import (
 )
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
+from fxquant.materializing import is_reparametrization, tell_computed
+from fxquant.wrappers import inner_of, tell_wrapped
 
 __all__ = ["check", "fingerprint", "fork", "unwrapped"]
 
@@ -29,7 +31,6 @@ _QUANTIZED_HOMES = (
     "torch.ao.nn.sparse", "torch.ao.nn.quantizable", "torch.ao.quantization.observer",
     "torch.ao.quantization.fake_quantize", "torchao.quantization",
 )  # fmt: skip
-_WRAPPERS = ("torch.nn.parallel.", "torch.nn.DataParallel", "torch.distributed.fsdp")
 
 
 def check(model: object, ledger: Ledger, *, strict: bool = False, memory_limit: int | None = None) -> nn.Module:
@@ -38,6 +39,7 @@ def check(model: object, ledger: Ledger, *, strict: bool = False, memory_limit: 
     `memory_limit` is in bytes. Raises UnsupportedModelError (FXQ2xx), NonFiniteError or MemoryBudgetError.
     """
     module = unwrapped(model, ledger)
+    tell_wrapped(module, ledger)
     _check_not_quantized(module)
     _check_initialized(module)
     arrival.check(module, ledger, strict=strict)
@@ -45,6 +47,7 @@ def check(model: object, ledger: Ledger, *, strict: bool = False, memory_limit: 
     _check_finite(module)
     _check_mode(module, ledger, strict)
     _tell_hooks(module, ledger)
+    tell_computed(module, ledger)
     _tell_outliers(module, ledger)
     if next(module.parameters(), None) is None:
         ledger.notice("FXQ228", f"{type(module).__name__} has no parameters: there are no weights to quantize")
@@ -76,28 +79,13 @@ def unwrapped(model: object, ledger: Ledger) -> nn.Module:
             f"{type(model).__name__} is a TorchScript module: there is no Python left to trace",
             hint="compile the nn.Module that it was scripted or traced from",
         )
-    inner = _inner(model)
+    inner = inner_of(model)
     if inner is None:
         return model
     ledger.notice(
         "FXQ229", f"{type(model).__name__} was taken off: what is compiled is the {type(inner).__name__} in it"
     )
     return unwrapped(inner, ledger)
-
-
-def _inner(model: nn.Module) -> nn.Module | None:
-    if "_orig_mod" in model._modules:  # torch.compile's OptimizedModule
-        return model._modules["_orig_mod"]
-    home = f"{type(model).__module__}.{type(model).__name__}"
-    if home.startswith(_WRAPPERS):
-        if set(model._modules) == {"module"} and "fsdp" not in home:
-            return model._modules["module"]
-        raise UnsupportedModelError(
-            "FXQ213",
-            f"{home} shards or wraps the model in a way that cannot be taken off",
-            hint="compile the plain nn.Module, before it is wrapped or after its full state is gathered",
-        )
-    return None
 
 
 def _check_not_quantized(model: nn.Module) -> None:
@@ -186,7 +174,7 @@ def _check_mode(model: nn.Module, ledger: Ledger, strict: bool) -> None:
 def _tell_hooks(model: nn.Module, ledger: Ledger) -> None:
     for name, module in model.named_modules():
         hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        told = [getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks if not _is_reparametrization(hook)]
+        told = [getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks if not is_reparametrization(hook)]
         if told:
             place = f"'{name}'" if name else "the model"
             ledger.notice(
@@ -195,10 +183,6 @@ def _tell_hooks(model: nn.Module, ledger: Ledger) -> None:
                 module=name,
                 hint="what a hook changes has to be written in forward()",
             )
-
-
-def _is_reparametrization(hook: object) -> bool:
-    return type(hook).__module__.startswith("torch.nn.utils.")
 
 
 def _tell_outliers(model: nn.Module, ledger: Ledger) -> None:

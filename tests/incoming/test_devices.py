@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 import fxquant
-from fxquant import arrival
+from fxquant import arrival, preflight
 from fxquant.arrival import Arrival, Described, planned
 from fxquant.errors import DeviceError, LoweringError
 from fxquant.ledger import Ledger
+from fxquant.numerics import sqnr_db
 from support.asserts import untouched
 
 HALF, FULL = torch.float16, torch.float32
@@ -119,7 +120,7 @@ def test_a_model_elsewhere_is_compiled_on_the_cpu_and_that_is_told(kind, policy)
 
 
 def test_a_hard_coded_device_in_a_model_on_the_cpu_is_left_to_the_user():
-    copied = fxquant.preflight.fork(seeded(Net))
+    copied = preflight.fork(seeded(Net))
     assert arrival.arrival_of(copied) == Arrival()
 
 
@@ -149,7 +150,7 @@ def test_a_meta_submodule_is_refused_and_the_model_untouched():
     model = seeded(Net)
     model.head = nn.Linear(8, 4, device="meta")
     with untouched(model), pytest.raises(DeviceError, match="FXQ222 'head.weight' is on meta"):
-        fxquant.preflight.check(model, Ledger())
+        preflight.check(model, Ledger())
 
 
 # With a GPU: `pytest tests/incoming/test_devices.py` -------------------------------------------------------------------
@@ -170,7 +171,7 @@ def test_on_a_gpu_the_model_is_copied_and_the_callers_stays(kind, policy, dtype)
     assert model.body.weight.is_cuda and torch.cuda.get_rng_state().equal(before)
     with torch.no_grad():
         expected = model(data).cpu()
-    assert fxquant.numerics.sqnr_db(expected, made(data.cpu())) > 25
+    assert sqnr_db(expected, made(data.cpu())) > 25
     assert {tensor.device.type for tensor in made.state_dict().values()} == {"cpu"}
     told = [row.code for row in made.ledger.notices].count("FXQ234")
     assert told == (2 if policy == "int8" else 1), "of the model, and of batches where any are used"
@@ -189,7 +190,7 @@ def test_on_a_gpu_a_mixed_model_and_an_lstm_with_flat_weights():
     model, x = seeded(Mixed), torch.randn(16, 5, 8, generator=torch.Generator().manual_seed(1))
     made = fxquant.compile(model, "int8-dynamic", example_inputs=(x.cuda(),), target="x86")
     with torch.no_grad():
-        assert fxquant.numerics.sqnr_db(model(x), made(x)) > 25
+        assert sqnr_db(model(x), made(x)) > 25
 
 
 @on_cuda

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import fxquant
+from fxquant import preflight
 from fxquant.errors import DtypeError, FxQuantError, LoweringError, MutationError, NonFiniteError
 from fxquant.numerics import sqnr_db
 from support.asserts import untouched
@@ -119,7 +120,7 @@ def test_tied_and_viewed_weights_are_cast_once():
     model.half()
     model[1].weight = model[0].weight
     model[1].bias.data = model[0].bias.data  # two Parameters over one storage
-    copied = fxquant.preflight.fork(model)
+    copied = preflight.fork(model)
     assert copied[0].weight is copied[1].weight and copied[0].weight.dtype is torch.float32
     assert copied[0].bias.data_ptr() == copied[1].bias.data_ptr()
 
