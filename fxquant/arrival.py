@@ -1,4 +1,4 @@
-"""A model or batch that comes in another dtype or from another device: what is cast to float32, what is copied to the CPU.
+"""Models and batches of another dtype or on another device: what is cast to float32, what is copied to the CPU.
 
 The plan is made from names, dtypes and devices alone, so that it is the same with and without such a device here.
 """

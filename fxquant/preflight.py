@@ -188,7 +188,9 @@ def _tell_hooks(model: nn.Module, ledger: Ledger) -> None:
 def _tell_outliers(model: nn.Module, ledger: Ledger) -> None:
     """A weight with one channel far out of range: per-tensor quantization would give the others almost no steps."""
     for name, module in model.named_modules():
-        weight = module._parameters.get("weight")
+        weight = (
+            getattr(module, "weight", None) if "weight" in module._parameters else None
+        )  # scripted ones have no get
         if weight is None or weight.dim() < 2 or weight.shape[0] < 3:
             continue
         peaks = weight.detach().flatten(1).abs().amax(1) if weight.numel() else torch.zeros(1)
