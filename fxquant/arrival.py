@@ -189,21 +189,32 @@ def arrival_of(copied: nn.Module) -> Arrival:
 
 
 def replacements(model: nn.Module, plan: Arrival) -> dict[int, torch.Tensor]:
-    """id of each tensor that changes → the tensor that stands for it in the copy. Ties and views stay what they are."""
-    if plan.is_plain:
-        return {}
+    """id of each tensor that changes → the tensor that stands for it in the copy.
+
+    So do tensors that look into one storage (`a.weight.data = b.weight.data`): deepcopy would part Parameters.
+    """
+    tensors = {id(tensor): tensor for tensor in _all_tensors(model)}
+    users = Counter(storage_of(tensor) for tensor in tensors.values() if _is_plain(tensor))
     bases: dict[Any, torch.Tensor] = {}
-    return {id(tensor): _replaced(tensor, plan, bases) for tensor in _all_tensors(model) if plan.changes(tensor)}
+    return {
+        key: _replaced(tensor, plan, bases)
+        for key, tensor in tensors.items()
+        if plan.changes(tensor) or (_is_plain(tensor) and users[storage_of(tensor)] > 1)
+    }
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and type(tensor) in (torch.Tensor, nn.Parameter) and not tensor.is_quantized
 
 
 def _replaced(tensor: torch.Tensor, plan: Arrival, bases: dict[Any, torch.Tensor]) -> torch.Tensor:
-    """The storage is converted once, and each tensor is cut out of it again."""
+    """The storage is converted or copied once, and each tensor is cut out of it again."""
     plain = tensor.detach()
-    if plain.layout is torch.strided and type(plain) in (torch.Tensor, nn.Parameter):
+    if _is_plain(plain):
         key = storage_of(plain), plain.dtype
         if key not in bases:
             whole = torch.empty(0, dtype=plain.dtype, device=plain.device).set_(plain.untyped_storage())
-            bases[key] = plan.tensor(whole)
+            bases[key] = plan.tensor(whole) if plan.changes(whole) else whole.clone()
         made = bases[key].as_strided(plain.size(), plain.stride(), plain.storage_offset())
     else:
         made = plan.tensor(plain)

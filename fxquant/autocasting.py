@@ -54,7 +54,7 @@ def autocast_told(ledger: Ledger) -> Iterator[None]:
         return self
 
     try:
-        kind.__init__, kind.__enter__, kind.__exit__ = make, start, lambda *_: False  # type: ignore[assignment,method-assign]
+        kind.__init__, kind.__enter__, kind.__exit__ = make, start, lambda *_: False  # type: ignore[method-assign]
         yield
     finally:
         kind.__init__, kind.__enter__, kind.__exit__ = init, enter, leave  # type: ignore[method-assign]

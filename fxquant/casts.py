@@ -33,7 +33,7 @@ def settle_casts(graph_module: fx.GraphModule, arrival: Arrival, ledger: Ledger)
                 node.meta[_WAS_CAST] = True
             if told:
                 ledger.remark(
-                    node, f"forward() says {told}, as the model was before it was cast or moved: float32 on the CPU now"
+                    node, f"forward() says {told}, as the model was when it came: now it is float32 on the CPU"
                 )
     graph_module.recompile()
 
@@ -63,8 +63,8 @@ def _settle_call(node: fx.Node, arrival: Arrival) -> str:
             return "cpu"
         return value
 
-    node.args = fx.node.map_aggregate(node.args, settled)  # type: ignore[assignment]
-    node.kwargs = fx.node.map_aggregate(node.kwargs, settled)  # type: ignore[assignment]
+    node.args = fx.node.map_aggregate(node.args, settled)
+    node.kwargs = fx.node.map_aggregate(node.kwargs, settled)
     method = str(node.target) if node.op == "call_method" else ""
     if _METHODS.get(method) in arrival.cast:
         told.append(f"{method}()")

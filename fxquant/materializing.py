@@ -1,4 +1,4 @@
-"""Computed weights (parametrizations, weight_norm, spectral_norm, pruning masks) as plain ones, on the compiler's copy."""
+"""Computed weights (parametrizations, weight_norm, pruning masks ...) become plain ones, on the compiler's copy."""
 
 from __future__ import annotations
 

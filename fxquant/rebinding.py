@@ -18,7 +18,7 @@ _DEEPEST = 8  # decorators around each other
 
 
 def rebind(copied: nn.Module, memo: Mapping[int, Any]) -> None:
-    """Let the functions on all modules of a copy hold what `memo`, deepcopy's own, has in the place of the originals."""
+    """Let the functions on all modules of a copy hold what deepcopy's `memo` has in the place of the originals."""
     for module in list(copied.modules()):
         for name, value in list(module.__dict__.items()):
             made = _rebound(value, memo, _DEEPEST)

@@ -1,4 +1,4 @@
-"""Wrappers around a model or around parts of it: torch.compile and data parallelism are taken off, shards are refused."""
+"""Wrappers around a model or its parts: torch.compile and data parallelism are taken off, shards are refused."""
 
 from __future__ import annotations
 

@@ -142,14 +142,14 @@ def test_calls_that_calibrate_take_batches_from_elsewhere():
 
 def test_a_meta_batch_and_a_meta_example_have_no_values():
     for options in ({"calibration_data": [rows(), rows().to("meta")]}, {"example_inputs": (rows().to("meta"),)}):
-        with pytest.raises(DeviceError, match="FXQ222.*'x' is on device 'meta'"):
+        with pytest.raises(DeviceError, match=r"FXQ222.*'x' is on device 'meta'"):
             fxquant.compile(seeded(Net), "int8", target="x86", **options)
 
 
 def test_a_meta_submodule_is_refused_and_the_model_untouched():
     model = seeded(Net)
     model.head = nn.Linear(8, 4, device="meta")
-    with untouched(model), pytest.raises(DeviceError, match="FXQ222 'head.weight' is on meta"):
+    with untouched(model), pytest.raises(DeviceError, match=r"FXQ222 'head.weight' is on meta"):
         preflight.check(model, Ledger())
 
 

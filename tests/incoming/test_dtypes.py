@@ -274,7 +274,7 @@ class Branches(nn.Module):
 
 
 def test_a_half_model_that_cannot_be_traced_is_told_its_line_and_not_about_dtypes():
-    with pytest.raises(FxQuantError, match="FXQ210.*(?s:.)*if y.sum"):
+    with pytest.raises(FxQuantError, match=r"FXQ210.*(?s:.)*if y.sum"):
         built(seeded(Branches).half())
 
 
