@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fxquant import arrival
+from fxquant.eager_mode import drop_marks
 from fxquant.errors import ResourceError, UnsupportedModelError
 from fxquant.materializing import materialize
 from fxquant.rebinding import rebind
@@ -26,6 +27,7 @@ def fork(model: nn.Module) -> nn.Module:
     with untouched_world(), torch.no_grad():
         copied = _copied(model)
         copied.eval()
+        drop_marks(copied)
         for name, module in list(copied.named_modules()):
             materialize(module, name)
             _drop_hooks(module)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence, Set
 import torch
 from torch import nn
 
+from fxquant.eager_mode import is_stub
 from fxquant.errors import RecipeError, UnknownTargetError, did_you_mean
 from fxquant.ledger import Ledger
 
@@ -21,6 +22,8 @@ def is_leaf_by_default(module: nn.Module) -> bool:
         return True
     if "forward" in module.__dict__:
         return False
+    if is_stub(module):
+        return True
     home = type(module).__module__
     is_torch = home == "torch.nn" or home.startswith(("torch.nn.", "torch.ao.nn"))
     return is_torch and not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from fxquant import arrival
+from fxquant.eager_mode import is_float_functional, tell_marks
 from fxquant.errors import (
     AlreadyQuantizedError,
     MemoryBudgetError,
@@ -48,6 +49,7 @@ def check(model: object, ledger: Ledger, *, strict: bool = False, memory_limit: 
     _check_mode(module, ledger, strict)
     _tell_hooks(module, ledger)
     tell_computed(module, ledger)
+    tell_marks(module, ledger)
     _tell_outliers(module, ledger)
     if next(module.parameters(), None) is None:
         ledger.notice("FXQ228", f"{type(module).__name__} has no parameters: there are no weights to quantize")
@@ -91,6 +93,8 @@ def unwrapped(model: object, ledger: Ledger) -> nn.Module:
 def _check_not_quantized(model: nn.Module) -> None:
     for name, module in model.named_modules():
         home = type(module).__module__
+        if is_float_functional(module):
+            continue
         if home.startswith(_QUANTIZED_HOMES) or "LinearPackedParams" in type(module).__name__:
             raise _already(type(model).__name__, f"it has a {home}.{type(module).__name__}", name)
         if isinstance(module, fx.GraphModule) and {"_observed_graph_module_attrs", "qconfig_mapping"} & set(
