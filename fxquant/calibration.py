@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from fxquant.aliasing import restore_buffers, saved_buffers
+from fxquant.arrival import taken_in
 from fxquant.diagnosis import Dtypes, diagnose
 from fxquant.errors import (
     CalibrationShapeError,
@@ -115,7 +116,7 @@ class Observing:
 
     def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """The float result of one batch, seen by the observers. FXQ302 and FXQ304 name the batch and the layer."""
-        _check_device(self.program, leaves, self.batches)
+        leaves = self._on_the_cpu(leaves)
         hint = "clean the data, or pass on_nonfinite='skip' or 'replace'"
         check_finite(self.program, leaves, f"calibration batch {self.batches}", hint)
         if self.example is None:
@@ -125,6 +126,18 @@ class Observing:
         self.samples += samples_in(leaves)
         self.rows_seen.update(row_digests(leaves))
         return result
+
+    def _on_the_cpu(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Batches from another device are copied, and that is said; FXQ222 for one without values."""
+        if all(leaf.device.type == "cpu" for leaf in leaves):
+            return leaves
+        there = ", ".join(sorted({str(leaf.device) for leaf in leaves if leaf.device.type != "cpu"}))
+        try:
+            leaves = taken_in(leaves, [leaf.path for leaf in self.program.signature.tensor_leaves])
+        except DeviceError as error:
+            raise of_batch(error, self.batches) from error
+        self.ledger.notice("FXQ234", f"calibration batches come from {there}: each is copied to the CPU")
+        return leaves
 
     def _drop_integer_observers(self, leaves: tuple[torch.Tensor, ...]) -> None:
         """Observers of counts, indices and masks go: only floating-point values are quantized."""
@@ -167,15 +180,9 @@ def leaves_of(program: Program, args: Any, kwargs: Any, batch: int) -> tuple[tor
         ) from error
 
 
-def _check_device(program: Program, leaves: tuple[torch.Tensor, ...], batch: int) -> None:
-    for leaf, value in zip(program.signature.tensor_leaves, leaves, strict=True):
-        if value.device.type != "cpu":
-            raise DeviceError(
-                "FXQ222",
-                f"calibration batch {batch}: input '{leaf.path}' is on device '{value.device}', the model on 'cpu'",
-                hint="move the batch: batch.to('cpu')",
-                module=leaf.path,
-            )
+def of_batch(error: DeviceError, batch: int) -> DeviceError:
+    """The same error, said of a calibration batch."""
+    return DeviceError("FXQ222", f"calibration batch {batch}: {error.message}", hint=error.hint, module=error.module)
 
 
 def check_finite(program: Program, leaves: tuple[torch.Tensor, ...], what: str, hint: str) -> None:

@@ -10,6 +10,8 @@ from dataclasses import replace
 
 import torch
 
+from fxquant.arrival import arrival_of
+from fxquant.casts import settle_casts
 from fxquant.errors import UntraceableError
 from fxquant.ledger import Ledger
 from fxquant.program import Program
@@ -26,13 +28,17 @@ STRATEGIES: tuple[Strategy, ...] = (capture_symbolic,)
 
 def capture(request: CaptureRequest, ledger: Ledger) -> Program:
     """The first strategy's program that succeeds; else the first one's error, which names the user's line."""
+    arrival = arrival_of(request.model)
     if isinstance(request.model, TrainableModel):
-        return recaptured(request, request.model)
+        program = recaptured(request, request.model)
+        settle_casts(program.graph_module, arrival, ledger)
+        return program
     refusals: list[UntraceableError] = []
     for strategy in STRATEGIES:
         try:
             with untouched_world(), torch.no_grad():
                 program = strategy(request, ledger)
+                settle_casts(program.graph_module, arrival, ledger)
                 return replace(program, values=record_values(program.graph_module, program.example_leaves))
         except UntraceableError as error:
             refusals.append(error)

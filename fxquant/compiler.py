@@ -13,10 +13,10 @@ from torch import nn
 from fxquant import preflight, targets
 from fxquant.arguments import example_call
 from fxquant.batches import Batches, Reader, reader_for
-from fxquant.calibration import has_observers
+from fxquant.calibration import has_observers, of_batch
 from fxquant.capture import capture
 from fxquant.custom import CustomModule, leaf_types
-from fxquant.errors import CalibrationShapeError, ContractError, ExampleInputError
+from fxquant.errors import CalibrationShapeError, ContractError, DeviceError, ExampleInputError
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel
@@ -79,7 +79,8 @@ def compile(
     """Quantize a trained float model. The model itself is never changed.
 
     Args:
-        model: a float32 `nn.Module` in eval mode, or what `fxquant.compress` made of one.
+        model: an `nn.Module` in eval mode, or what `fxquant.compress` made of one. A copy of it is cast to float32 and
+            moved to the CPU where it has to be, and the ledger says so.
         qconfig_mapping: a torch.ao `QConfigMapping`, a preset ('int8', 'int8-dynamic', 'int8-weight-only', 'float16'),
             or the path of a TOML recipe.
         calibration_data: for static quantization. A tensor is one argument, a tuple the arguments, a dict the keywords,
@@ -101,7 +102,8 @@ def compile(
         observers: called with each pass's record.
 
     Returns:
-        A CompiledModel with the model's own signature and output structure.
+        A CompiledModel with the model's own signature and output structure. What it computes in floating point is
+        float32 on the CPU: inputs of the dtype that the model had are cast when they come in, outputs are float32.
 
     Raises:
         FxQuantError: every failure; its code has a page (`fxquant explain CODE`).
@@ -171,6 +173,8 @@ def _captured(request: CaptureRequest, ledger: Ledger, *, is_batch: bool) -> Pro
     """Capture; arguments that do not fit are the first batch's fault where they came from it."""
     try:
         return capture(request, ledger)
+    except DeviceError as error:
+        raise of_batch(error, 0) if is_batch else error from error.__cause__
     except ExampleInputError as error:
         if not is_batch:
             raise

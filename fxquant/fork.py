@@ -5,13 +5,18 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
+from fxquant import arrival
+from fxquant.eager_mode import drop_marks
 from fxquant.errors import ResourceError, UnsupportedModelError
+from fxquant.materializing import materialize
+from fxquant.rebinding import rebind
 from fxquant.sandbox import untouched_world
+from fxquant.wrappers import copies_of_wrapped
 
 
 def fork(model: nn.Module) -> nn.Module:
@@ -22,8 +27,9 @@ def fork(model: nn.Module) -> nn.Module:
     with untouched_world(), torch.no_grad():
         copied = _copied(model)
         copied.eval()
-        for module in list(copied.modules()):
-            _materialize(module)
+        drop_marks(copied)
+        for name, module in list(copied.named_modules()):
+            materialize(module, name)
             _drop_hooks(module)
         for parameter in copied.parameters():
             parameter.grad = None
@@ -32,8 +38,14 @@ def fork(model: nn.Module) -> nn.Module:
 
 def _copied(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in _computed_tensors(model)}
+    plan = arrival.plan_for(model)
+    memo |= arrival.replacements(model, plan)  # nothing is copied on a device that the copy is not for
     try:
-        return copy.deepcopy(model, memo)
+        copies_of_wrapped(model, memo)
+        copied = copy.deepcopy(model, memo)
+        rebind(copied, memo)
+        arrival.remember(copied, plan)
+        return copied
     except RecursionError as error:
         raise ResourceError(
             "FXQ803",
@@ -81,38 +93,6 @@ def _culprit(model: nn.Module) -> tuple[str, object]:
             except Exception:  # whatever it raises, this attribute is the one
                 return f"{path}.{name}".lstrip("."), value
     return "", model
-
-
-def _materialize(module: nn.Module) -> None:
-    """Turn a computed weight into a plain parameter with the value that it has in eval mode."""
-    from torch.nn.utils import parametrize
-
-    if parametrize.is_parametrized(module):
-        _own_class(module)
-        lists = cast(nn.ModuleDict, module.parametrizations)
-        for name, parametrization in list(lists.items()):
-            trainable = any(parameter.requires_grad for parameter in parametrization.parameters())
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-            value = getattr(module, name).detach()  # torch leaves a buffer where it computed this from several tensors
-            delattr(module, name)
-            module.register_parameter(name, nn.Parameter(value, requires_grad=trainable))
-    for key, hook in list(module._forward_pre_hooks.items()):
-        if type(hook).__module__ in _REPARAMETRIZATIONS:
-            hook.remove(module)  # type: ignore[attr-defined]
-            del module._forward_pre_hooks[key]
-
-
-_REPARAMETRIZATIONS = ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm", "torch.nn.utils.prune")
-
-
-def _own_class(module: nn.Module) -> None:
-    """torch keeps a parametrized tensor as a property of a class made for the module, which a deep copy shares.
-
-    Removing the property from the copy's class would break the caller's module, so the copy gets a class of its own.
-    """
-    shared = type(module)
-    members = {name: member for name, member in vars(shared).items() if name not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
 def _drop_hooks(module: nn.Module) -> None:

@@ -8,13 +8,21 @@ from collections.abc import Iterable, Sequence, Set
 import torch
 from torch import nn
 
+from fxquant.eager_mode import is_stub
 from fxquant.errors import RecipeError, UnknownTargetError, did_you_mean
 from fxquant.ledger import Ledger
 
 
 def is_leaf_by_default(module: nn.Module) -> bool:
-    """torch.nn's layers stay whole, its containers do not; a scripted module has no Python to trace."""
+    """torch.nn's layers stay whole, its containers do not; a scripted module has no Python to trace.
+
+    A layer whose forward() was replaced on the instance is no more what its class says.
+    """
     if isinstance(module, torch.jit.ScriptModule):
+        return True
+    if "forward" in module.__dict__:
+        return False
+    if is_stub(module):
         return True
     home = type(module).__module__
     is_torch = home == "torch.nn" or home.startswith(("torch.nn.", "torch.ao.nn"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from fxquant.autocasting import is_autocast_on, without_autocast
 from fxquant.calibration import Observing, check_finite, leaves_of
 from fxquant.errors import ArtifactError, ContractError, EmptyCalibrationError, LoweringError
 from fxquant.graphs.snapping import stage_named
@@ -108,6 +109,9 @@ class CompiledModel(nn.Module):
 
         With `guard_inputs`, NaN or infinity in an input is FXQ302: integer kernels make plausible numbers of both.
         """
+        if is_autocast_on():  # quantize takes float32, and float layers computed in bfloat16 would feed it
+            with without_autocast():
+                return self.forward(*args, **kwargs)
         signature = self._program.signature
         if self.stage is Stage.PREPARED:
             return signature.rebuild(self._fed.run(leaves_of(self._program, args, kwargs, self._fed.batches)))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from fxquant import arrival
+from fxquant.eager_mode import is_float_functional, tell_marks
 from fxquant.errors import (
     AlreadyQuantizedError,
-    DeviceError,
-    DtypeError,
     MemoryBudgetError,
     NonFiniteError,
     TrainingModeError,
@@ -20,6 +19,8 @@ from fxquant.errors import (
 )
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
+from fxquant.materializing import is_reparametrization, tell_computed
+from fxquant.wrappers import inner_of, tell_wrapped
 
 __all__ = ["check", "fingerprint", "fork", "unwrapped"]
 
@@ -31,7 +32,6 @@ _QUANTIZED_HOMES = (
     "torch.ao.nn.sparse", "torch.ao.nn.quantizable", "torch.ao.quantization.observer",
     "torch.ao.quantization.fake_quantize", "torchao.quantization",
 )  # fmt: skip
-_WRAPPERS = ("torch.nn.parallel.", "torch.nn.DataParallel", "torch.distributed.fsdp")
 
 
 def check(model: object, ledger: Ledger, *, strict: bool = False, memory_limit: int | None = None) -> nn.Module:
@@ -40,14 +40,16 @@ def check(model: object, ledger: Ledger, *, strict: bool = False, memory_limit: 
     `memory_limit` is in bytes. Raises UnsupportedModelError (FXQ2xx), NonFiniteError or MemoryBudgetError.
     """
     module = unwrapped(model, ledger)
+    tell_wrapped(module, ledger)
     _check_not_quantized(module)
     _check_initialized(module)
-    _check_dtypes(module)
-    _check_devices(module)
+    arrival.check(module, ledger, strict=strict)
     _check_memory(module, memory_limit)
     _check_finite(module)
     _check_mode(module, ledger, strict)
     _tell_hooks(module, ledger)
+    tell_computed(module, ledger)
+    tell_marks(module, ledger)
     _tell_outliers(module, ledger)
     if next(module.parameters(), None) is None:
         ledger.notice("FXQ228", f"{type(module).__name__} has no parameters: there are no weights to quantize")
@@ -79,7 +81,7 @@ def unwrapped(model: object, ledger: Ledger) -> nn.Module:
             f"{type(model).__name__} is a TorchScript module: there is no Python left to trace",
             hint="compile the nn.Module that it was scripted or traced from",
         )
-    inner = _inner(model)
+    inner = inner_of(model)
     if inner is None:
         return model
     ledger.notice(
@@ -88,24 +90,11 @@ def unwrapped(model: object, ledger: Ledger) -> nn.Module:
     return unwrapped(inner, ledger)
 
 
-def _inner(model: nn.Module) -> nn.Module | None:
-    if "_orig_mod" in model._modules:  # torch.compile's OptimizedModule
-        return model._modules["_orig_mod"]
-    home = f"{type(model).__module__}.{type(model).__name__}"
-    if home.startswith(_WRAPPERS):
-        if set(model._modules) == {"module"} and "fsdp" not in home:
-            return model._modules["module"]
-        raise UnsupportedModelError(
-            "FXQ213",
-            f"{home} shards or wraps the model in a way that cannot be taken off",
-            hint="compile the plain nn.Module, before it is wrapped or after its full state is gathered",
-        )
-    return None
-
-
 def _check_not_quantized(model: nn.Module) -> None:
     for name, module in model.named_modules():
         home = type(module).__module__
+        if is_float_functional(module):
+            continue
         if home.startswith(_QUANTIZED_HOMES) or "LinearPackedParams" in type(module).__name__:
             raise _already(type(model).__name__, f"it has a {home}.{type(module).__name__}", name)
         if isinstance(module, fx.GraphModule) and {"_observed_graph_module_attrs", "qconfig_mapping"} & set(
@@ -140,47 +129,6 @@ def _check_initialized(model: nn.Module) -> None:
         )
 
 
-def _check_dtypes(model: nn.Module) -> None:
-    wrong = [(name, p.dtype) for name, p in model.named_parameters() if _is_real(p) and p.dtype != torch.float32]
-    if not wrong:
-        return
-    name, dtype = wrong[0]
-    hint = (
-        "a complex model cannot be quantized"
-        if dtype.is_complex
-        else "compile a float32 copy: copy.deepcopy(model).float()"
-    )
-    raise DtypeError(
-        "FXQ221",
-        f"parameter '{name}' is {dtype}, and {len(wrong)} in all are not torch.float32",
-        hint=hint,
-        module=name.rpartition(".")[0],
-    )
-
-
-def _is_real(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _check_devices(model: nn.Module) -> None:
-    counts = Counter(str(tensor.device) for _, tensor in _tensors(model))
-    if not counts or set(counts) == {"cpu"}:
-        return
-    name, tensor = next((n, t) for n, t in _tensors(model) if t.device.type != "cpu")
-    told = ", ".join(f"{count} on {device}" for device, count in sorted(counts.items()))
-    hint = (
-        "load the weights first: a meta model has none"
-        if "meta" in counts
-        else "compile a copy on the CPU: model.cpu()"
-    )
-    raise DeviceError(
-        "FXQ222",
-        f"'{name}' is on {tensor.device}; parameters and buffers must all be on the CPU ({told})",
-        hint=hint,
-        module=name.rpartition(".")[0],
-    )
-
-
 def _check_memory(model: nn.Module, limit: int | None) -> None:
     if limit is None:
         return
@@ -200,13 +148,16 @@ def _check_finite(model: nn.Module) -> None:
         is_statistic = name.rpartition(".")[2] in ("running_mean", "running_var")
         if not (isinstance(tensor, nn.Parameter) or is_statistic) or not tensor.is_floating_point():
             continue
-        if bool(torch.isfinite(tensor.detach().sum(dtype=torch.float64))):  # one pass and no copy in the usual case
+        values = tensor.detach().float() if tensor.dtype is torch.float64 else tensor.detach()  # as it will be
+        is_on_cpu = values.device.type == "cpu"  # not every device has float64
+        if is_on_cpu and bool(torch.isfinite(values.sum(dtype=torch.float64))):  # no copy in the usual case
             continue
-        bad = int((~torch.isfinite(tensor.detach())).sum())
+        bad = int((~torch.isfinite(values)).sum())
         if bad:
+            beyond = " or beyond float32's range" if tensor.dtype is torch.float64 else ""
             raise NonFiniteError(
                 "FXQ302",
-                f"'{name}' holds {bad} of {tensor.numel()} values that are NaN or infinite",
+                f"'{name}' holds {bad} of {tensor.numel()} values that are NaN or infinite{beyond}",
                 hint="the checkpoint is damaged or training diverged: no range can be found for such weights",
                 module=name.rpartition(".")[0],
             )
@@ -227,7 +178,7 @@ def _check_mode(model: nn.Module, ledger: Ledger, strict: bool) -> None:
 def _tell_hooks(model: nn.Module, ledger: Ledger) -> None:
     for name, module in model.named_modules():
         hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        told = [getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks if not _is_reparametrization(hook)]
+        told = [getattr(hook, "__qualname__", type(hook).__name__) for hook in hooks if not is_reparametrization(hook)]
         if told:
             place = f"'{name}'" if name else "the model"
             ledger.notice(
@@ -238,14 +189,12 @@ def _tell_hooks(model: nn.Module, ledger: Ledger) -> None:
             )
 
 
-def _is_reparametrization(hook: object) -> bool:
-    return type(hook).__module__.startswith("torch.nn.utils.")
-
-
 def _tell_outliers(model: nn.Module, ledger: Ledger) -> None:
     """A weight with one channel far out of range: per-tensor quantization would give the others almost no steps."""
     for name, module in model.named_modules():
-        weight = module._parameters.get("weight")
+        weight = (
+            getattr(module, "weight", None) if "weight" in module._parameters else None
+        )  # scripted ones have no get
         if weight is None or weight.dim() < 2 or weight.shape[0] < 3:
             continue
         peaks = weight.detach().flatten(1).abs().amax(1) if weight.numel() else torch.zeros(1)

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 
 import torch
 
+from fxquant.autocasting import without_autocast
+
 _LOCK = threading.RLock()  # torch's engine, RNG and symbolic tracer are process-global
 
 
 @contextmanager
 def one_compilation() -> Iterator[None]:
-    """One thread at a time, without gradients, in a world that is put back as it was."""
-    with _LOCK, untouched_world(), torch.no_grad():
+    """One thread at a time, without gradients or autocast, in a world that is put back as it was."""
+    with _LOCK, untouched_world(), torch.no_grad(), without_autocast():
         yield
 
 

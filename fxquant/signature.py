@@ -48,6 +48,7 @@ class Signature:
     output_structure: Structure | None = None
     outputs: tuple[int | Constant, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    cast: tuple[torch.dtype, ...] = ()  # the model's own dtypes before it was cast: inputs of these become float32
     _plain: int = field(init=False, default=0, compare=False, repr=False)  # so many positional tensors fit at once
     _is_single: bool = field(init=False, default=False, compare=False, repr=False)  # the output is one tensor
 
@@ -83,11 +84,18 @@ class Signature:
                 if not isinstance(value, torch.Tensor) or leaf.rank not in (None, value.dim()):  # type: ignore[union-attr]
                     break
             else:
-                return tuple(args)
+                return self._cast_in(tuple(args))
         values, paths, structure = self._bind(args, kwargs)
         if structure != self.structure:
             values = self._in_captured_order(values, paths, structure)
-        return tuple(self._checked(leaf, value) for leaf, value in self._paired(values) if isinstance(leaf, Leaf))
+        pairs = self._paired(values)
+        return self._cast_in(tuple(self._checked(leaf, value) for leaf, value in pairs if isinstance(leaf, Leaf)))
+
+    def _cast_in(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Float inputs as the cast model takes them."""
+        if not self.cast:
+            return leaves
+        return tuple(leaf.float() if leaf.dtype in self.cast else leaf for leaf in leaves)
 
     def rebuild(self, results: Sequence[torch.Tensor]) -> Any:
         """The user's output structure from the graph's outputs."""

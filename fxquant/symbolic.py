@@ -13,6 +13,8 @@ import torch
 from torch import fx, nn
 
 from fxquant.arguments import signature_of
+from fxquant.arrival import arrival_of, taken_in
+from fxquant.autocasting import autocast_told
 from fxquant.constants import constant_of
 from fxquant.errors import ExampleInputError, FxQuantError, ResourceError, UntraceableError
 from fxquant.graphmodule import build, fetch
@@ -36,6 +38,10 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
     model = request.model
     leaf_ids = named_leaves(model, request.leaf_modules)
     signature, example = signature_of(model, request.example_args, request.example_kwargs, request.concrete_args)
+    cast = arrival_of(model).cast
+    signature = replace(signature, cast=tuple(sorted(cast, key=str)))
+    if example is not None:
+        example = taken_in(example, [leaf.path for leaf in signature.tensor_leaves], cast)
     tracer = SymbolicTracer(model, signature, leaf_ids, example, ledger)
     try:
         graph = _traced(tracer, example)
@@ -59,7 +65,8 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
 def _traced(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> fx.Graph:
     name = type(tracer.model).__name__
     try:
-        with recorded_calls(), watched(tracer.model), shadowed_isinstance({}) as shadow:
+        told = autocast_told(tracer.ledger)
+        with recorded_calls(), told, watched(tracer.model), shadowed_isinstance({}) as shadow:
             tracer.shadow = shadow
             graph = tracer.trace(_Whole(tracer.model) if tracer.is_whole else _Flat(tracer.model))
         tracer.made.check()
@@ -92,7 +99,7 @@ def _drop_unread(graph: fx.Graph) -> None:
 
 def _check_example_runs(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> None:
     """A model that fails on its example anyway is told so, rather than that it cannot be traced."""
-    if example is None:
+    if example is None or not arrival_of(tracer.model).is_plain:  # a cast copy fails where forward() says x.half()
         return
     try:
         with torch.no_grad():

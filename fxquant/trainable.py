@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxquant.arrival import arrival_of, taken_in
 from fxquant.errors import UsageError
 from fxquant.ledger import Ledger
 from fxquant.pipeline import PassRecord
@@ -115,11 +116,15 @@ def recaptured(request: CaptureRequest, model: TrainableModel) -> Program:
                 f"{name}={given!r} comes too late: this {type(model).__name__} was captured already",
                 hint=f"give {name} to fxquant.compress()",
             )
-    program = model.program
+    program, cast = model.program, arrival_of(model).cast
+    if cast:
+        signature = replace(program.signature, cast=tuple(sorted({*program.signature.cast, *cast}, key=str)))
+        program = replace(program, signature=signature)
     if request.example_args is None and request.example_kwargs is None:
         return program
     leaves = program.signature.leaves(request.example_args or (), request.example_kwargs or {})
-    return replace(program, example_leaves=tuple(leaf.detach() for leaf in leaves))
+    paths = [leaf.path for leaf in program.signature.tensor_leaves]
+    return replace(program, example_leaves=tuple(leaf.detach() for leaf in taken_in(leaves, paths, cast)))
 
 
 def forward_parameters(model: nn.Module) -> inspect.Signature:

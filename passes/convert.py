@@ -25,6 +25,7 @@ from fxquant.origin import adopt, carry, split_last
 from fxquant.passes import _embedding, _handlers, _recurrent
 from fxquant.passes._canonical import is_activation_dequantize
 from fxquant.passes._functional import emit, is_weighted
+from fxquant.passes._ties import share_codes, tied_layers
 from fxquant.passes._weights import HALF_WEIGHTS, INT8_WEIGHTS, fetch, store, store_half
 from fxquant.passes.insert_observers import OBSERVED
 from fxquant.pipeline import Pass
@@ -49,8 +50,10 @@ class Convert(Pass):
                 _quantize_activation(program, node, observation)
         _handlers.quantize(program, ledger)
         _keep_what_others_read(program)
+        ties = tied_layers(program.graph_module)
         for node in [node for node in program.graph.nodes if node.op == "call_module"]:
             _convert_layer(program, node, ledger)
+        share_codes(program.graph_module, ties, ledger)
         program.graph.eliminate_dead_code()
         drop_unused_modules(program.graph_module)
         return program.at(Stage.CONVERTED)

@@ -10,6 +10,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from fxquant.casts import why_needless
+from fxquant.eager_mode import why_placeless
 from fxquant.errors import PassError
 from fxquant.ledger import Ledger
 from fxquant.origin import site_of
@@ -82,11 +84,11 @@ def _input(node: fx.Node) -> fx.Node | None:
 def why_identity(node: fx.Node, module: nn.Module | None) -> str:
     """Why the call changes nothing; empty when it may."""
     if module is not None:
-        return _why_module(module)
+        return why_placeless(str(node.target), module) or _why_module(module)
     if (node.op == "call_method" and node.target == "detach") or node.target is torch.detach:
         return "it only matters to autograd, which inference does not use"
     if node.op != "call_function" or node.target not in _DROPOUT_FUNCTIONS:
-        return ""
+        return why_needless(node)
     chance, training = _dropout_arguments(node)
     if training is False:
         return "dropout does nothing in eval mode"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 from torch import fx, nn
 
 from fxquant.aliasing import rewritten, store
+from fxquant.casts import was_copy
 from fxquant.errors import MutationError, PassError
 from fxquant.ledger import Ledger
 from fxquant.origin import carry, site_of, where
@@ -105,6 +106,13 @@ def _check(node: fx.Node, write: Write, aliases: Aliases, graph_module: fx.Graph
                 f"changes the shape of a tensor that '{others[0].name}' may be too",
                 f"use the out-of-place {str(node.target).rstrip('_')}()",
             )
+    casts = [other for other in group if was_copy(other)]
+    if casts and aliases.read_after(write.written, aliases.position[node]):
+        raise _refusal(
+            node,
+            f"writes to a tensor that '{casts[0].name}' may have copied before the model was cast to float32",
+            "write it out of place, y = y + 1 for y += 1",
+        )
     parameters = [other for other in group if other.op == "get_attr" and _is_parameter(other, graph_module)]
     if write.kind is Kind.DATA and parameters:
         raise _refusal(

@@ -100,7 +100,7 @@ def _tell_tied(names: tuple[str, ...], ledger: Ledger) -> None:
     told = ", ".join(f"'{name}'" for name in names)
     ledger.notice(
         "FXQ217",
-        f"{told} are one tensor: sizes count it once while it is float, and each quantized layer packs its own copy",
+        f"{told} are one tensor: it is stored once for all layers that quantize it alike",
         module=names[0].rpartition(".")[0],
     )
 

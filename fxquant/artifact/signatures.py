@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
+
+from fxquant.arrival import CAST
 from fxquant.artifact import literals, structures
 from fxquant.artifact.limits import MOST_RANK
 from fxquant.artifact.names import node_name
@@ -19,6 +22,8 @@ _KINDS = (
     inspect.Parameter.VAR_KEYWORD,
 )
 _MOST_OUTPUTS = 100_000
+_KEYS = ("parameters", "arguments", "inputs", "results", "outputs", "fixed", "cast")
+_CAST = {str(dtype).removeprefix("torch."): dtype for dtype in CAST}
 
 
 def encode(signature: Signature) -> dict[str, Any]:
@@ -31,6 +36,7 @@ def encode(signature: Signature) -> dict[str, Any]:
         "results": None if outputs is None else structures.encode(outputs),
         "outputs": [_output(item) for item in signature.outputs],
         "fixed": [[name, literals.encode(value, {}, f"'{name}'")] for name, value in signature.fixed.items()],
+        "cast": [str(dtype).removeprefix("torch.") for dtype in signature.cast],
     }
 
 
@@ -53,7 +59,7 @@ def _output(item: int | Constant) -> Any:
 
 def decode(found: Any, types: structures.Types | None) -> Signature:
     """The signature again. FXQ604 for what `encode` does not write."""
-    item = object_of(found, "the signature", keys=("parameters", "arguments", "inputs", "results", "outputs", "fixed"))
+    item = object_of(found, "the signature", keys=_KEYS)
     results = item["results"]
     fixed = [list_of(pair, "a fixed argument", sizes=(2,)) for pair in list_of(item["fixed"], "the fixed arguments")]
     signature = Signature(
@@ -63,12 +69,20 @@ def decode(found: Any, types: structures.Types | None) -> Signature:
         output_structure=None if results is None else structures.decode(results, types, "the output"),
         outputs=tuple(_read_output(entry) for entry in list_of(item["outputs"], "the outputs")),
         fixed={node_name(name, "a fixed argument"): _constant(value, f"'{name}'") for name, value in fixed},
+        cast=tuple(_dtype(name) for name in list_of(item["cast"], "the dtypes that are cast")),
     )
     if signature.structure.size != len(signature.inputs):
         raise malformed("its arguments have another number of leaves than its inputs")
     if signature.output_structure is not None and signature.output_structure.size != len(signature.outputs):
         raise malformed("its output has another number of leaves than its outputs")
     return signature
+
+
+def _dtype(found: Any) -> torch.dtype:
+    name = text_of(found, "a dtype that is cast")
+    if name not in _CAST:
+        raise malformed(f"inputs of {name!r:.40} are cast")
+    return _CAST[name]
 
 
 def _parameters(found: Any) -> inspect.Signature:

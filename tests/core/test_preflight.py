@@ -65,11 +65,22 @@ def test_training_mode_is_a_notice_or_strictly_an_error():
     refused(model, errors.TrainingModeError, "FXQ220", "'bn'", strict=True)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
-def test_other_dtypes(dtype):
+def second_weight_as(dtype):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).eval()
-    model[1].weight = nn.Parameter(model[1].weight.to(dtype))
-    refused(model, errors.DtypeError, "FXQ221", "'1.weight'")
+    model[1].weight = nn.Parameter(model[1].weight.to(dtype), requires_grad=dtype.itemsize > 1)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_dtypes_are_a_notice_or_strictly_an_error(dtype):
+    refused(second_weight_as(dtype), errors.DtypeError, "FXQ221", "'1.weight'", strict=True)
+    [(code, reason)] = told(second_weight_as(dtype))
+    assert code == "FXQ221" and "'1.weight'" in reason and str(dtype).removeprefix("torch.") in reason
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_dtypes_that_no_cast_makes_float32(dtype):
+    refused(second_weight_as(dtype), errors.DtypeError, "FXQ221", "'1.weight'")
 
 
 def test_devices():

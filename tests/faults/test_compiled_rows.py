@@ -9,6 +9,7 @@ from torch import nn
 import fxquant
 from fxquant import torch_ao
 from fxquant.errors import ContractError, DeviceError, DtypeError, UnknownTargetError
+from fxquant.numerics import sqnr_db
 from fxquant.program import Stage
 from support import shapes
 from support.asserts import assert_same, untouched
@@ -77,9 +78,21 @@ def test_row_9_a_rule_for_the_other_name_of_a_module_is_no_silent_loser():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_row_13_other_weights_are_refused_and_the_hint_makes_a_copy(dtype):
+def test_row_13_other_weights_are_cast_on_the_copy_and_told(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 2)).to(dtype).eval()
+    made = built(model)
+    [(code, reason)] = told(made)
+    assert code == "FXQ221" and "'0.weight'" in reason and str(dtype).removeprefix("torch.") in reason
+    for data in (DATA, DATA.to(dtype)):
+        assert made(data).dtype is torch.float32
+        assert sqnr_db(model(data.to(dtype)).double(), made(data).double()) > 30
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_row_13_strictly_other_weights_are_refused_and_the_hint_makes_a_copy(dtype):
     with pytest.raises(DtypeError) as caught:
-        built(nn.Sequential(nn.Linear(8, 2)).to(dtype).eval())
+        built(nn.Sequential(nn.Linear(8, 2)).to(dtype).eval(), strict=True)
     assert caught.value.code == "FXQ221" and "'0.weight'" in caught.value.message and str(dtype) in caught.value.message
     assert "copy.deepcopy(model).float()" in caught.value.hint
 

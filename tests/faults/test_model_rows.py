@@ -38,7 +38,7 @@ def codes(ledger: Ledger) -> list[str]:
 def test_rows_refused_before_tracing(row):
     model, code, culprit = {
         1: (torch.relu, "FXQ201", "builtin"),
-        13: (nn.Sequential(nn.Linear(2, 2).half()).eval(), "FXQ221", "'0.weight'"),
+        13: (nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64)).eval(), "FXQ221", "'0.weight'"),
         14: (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta")).eval(), "FXQ222", "'1.weight'"),
         15: (_with_nan(), "FXQ302", "'0.bias' holds 1 of 2"),
     }[row]

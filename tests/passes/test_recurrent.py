@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import fxquant
 from fxquant import recurrent
 from fxquant.errors import UntraceableError
 from fxquant.passes.custom_modules import CustomModules
@@ -316,3 +317,19 @@ def test_a_packed_sequence_from_another_capture_stays_float():
     row = row_of(ledger, "layer")
     assert (row.effective, row.code) == ("float32", "FXQ208")
     assert "PackedSequence" in row.reason
+
+
+@pytest.mark.parametrize(
+    "target", [name for name in ("onednn", "qnnpack") if name in torch.backends.quantized.supported_engines]
+)
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_pixels_that_lie_halfway_between_two_codes_are_no_reason_to_stay_float(kind, target):
+    """k/16 with a range of [0, 1]: 8/16 is code 127.5, which each kernel rounds its own way, step after step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(8, 16, batch_first=True)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    x = torch.randint(0, 17, (64, 8, 8)).where(torch.rand(64, 8, 8) < 0.3, 8) / 16
+    compiled = fxquant.compile(model, "int8-dynamic", example_inputs=(x,), target=target)
+    assert [row.effective for row in compiled.ledger.layers] == ["int8"]
