@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from torch import fx
@@ -33,6 +33,16 @@ class Decision:
     requested: str  # what was asked, in words: 'static quint8 × qint8 per channel'
     why: str
     is_explicit: bool = False  # the rule named this very layer (by name or regex), not its type or everything
+    link: str = ""  # of a fallback chain, which this decision is
+    tried: tuple[str, ...] = ()  # links before it, each with the reason why it failed
+    fallbacks: tuple[Decision, ...] = ()  # the links after it, where this one turns out not to run
+
+    def fall(self, because: str) -> Decision:
+        """The next link of its chain; there must be one."""
+        after, *rest = self.fallbacks
+        told = (*self.tried, f"{self.link}: {because}")
+        why = "; ".join((*told, after.why))
+        return replace(after, why=why, tried=(*told, *after.tried), fallbacks=tuple(rest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,15 @@ class QuantPlan:
         """The decision for a node: that of its first origin that has one."""
         found = (self._by_site[origin] for origin in origins(node) if origin in self._by_site)
         return next(found, None)
+
+    def may_fall(self, node: fx.Node) -> bool:
+        """Whether a chain has another decision for this node, should the present one fail."""
+        decision = self.of(node)
+        return decision is not None and bool(decision.fallbacks)
+
+    def with_decisions(self, changed: Mapping[str, Decision]) -> QuantPlan:
+        """The plan with other decisions for some sites."""
+        return replace(self, decisions=tuple(changed.get(decision.site, decision) for decision in self.decisions))
 
     def mode_of(self, node: fx.Node) -> Mode:
         """The mode of a node; a node without a decision stays float."""

@@ -8,7 +8,7 @@
     [[rule]]
     targets = ["Linear", "add", "layer1.0", 're:layer[12]\\.', "*"]
     ignore = ["layer1.0.conv1"]
-    scheme = "int8"                         # a preset's name, or "float"; or else:
+    scheme = "int8"                         # a preset's name, "float", or a chain ["int8", "float"]; or else:
     weight = { dtype = "int8", granularity = "channel", num_bits = 8 }
     activation = { dtype = "uint8", observer = "histogram" }
 
@@ -25,6 +25,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from fxquant.chains import check_chain
 from fxquant.errors import QConfigError, RecipeError, did_you_mean
 from fxquant.qconfigs import PRESETS
 from fxquant.regexes import read_regex
@@ -72,11 +73,11 @@ class Strict:
 
 @dataclass(frozen=True, slots=True)
 class RecipeRule:
-    """These targets, less those: a scheme, or a weight and an activation."""
+    """These targets, less those: a scheme (several are a fallback chain), or a weight and an activation."""
 
     targets: tuple[str, ...]
     ignore: tuple[str, ...] = ()
-    scheme: str = ""
+    scheme: str | tuple[str, ...] = ""
     weight: Weight | None = None
     activation: Activation | None = None
 
@@ -186,7 +187,9 @@ class _Reader:
             self.wrong(index, "targets", data.get("targets"), 'a list of names, such as ["Linear", "layer1.0"]')
         targets, ignore = (self.texts(data.get(key, []), index, key) for key in ("targets", "ignore"))
         scheme = data.get("scheme", "")
-        if "scheme" in data and scheme not in SCHEMES:
+        if isinstance(scheme, list):
+            scheme = check_chain(scheme, self.place(index, "scheme"))
+        elif "scheme" in data and scheme not in SCHEMES:
             self.wrong(index, "scheme", scheme, f"one of {', '.join(SCHEMES)}", near=SCHEMES)
         halves = [key for key in ("weight", "activation") if key in data]
         if bool(scheme) == bool(halves):

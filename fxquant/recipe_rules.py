@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxquant import torch_ao
-from fxquant.presets import preset_rules
+from fxquant.presets import links_of, preset_rules
 from fxquant.qconfigs import Ask, TensorAsk, check_ask
 from fxquant.recipe import Activation, Recipe, RecipeRule, Weight
 from fxquant.regexes import read_regex
@@ -29,6 +29,8 @@ def _rule(rule: RecipeRule, number: int, recipe: Recipe, target: str) -> Rule:
     label = f"rule {number} of {recipe.title}"
     targets = tuple(_target(text, label) for text in rule.targets)
     ignore = tuple(_target(text, label) for text in rule.ignore)
+    if isinstance(rule.scheme, tuple):
+        return Rule(label, targets, ignore=ignore, chain=links_of(rule.scheme, target), demand="error")
     if rule.scheme == "float":
         return Rule(label, targets, ignore=ignore, demand="error")
     if rule.scheme:
