@@ -28,6 +28,7 @@ from fxquant.program import Program
 from fxquant.torch_ao import quiet
 
 FEW_SAMPLES = 8
+MOST_KEPT = 128  # batches
 _LARGEST = torch.finfo(torch.float32).max
 
 
@@ -99,6 +100,7 @@ class Observing:
     samples: int = 0
     example: tuple[torch.Tensor, ...] | None = None
     _buffers: Mapping[str, torch.Tensor] = field(init=False)
+    _kept: list[tuple[torch.Tensor, ...]] = field(default_factory=list)  # for another round, where sites may fall
 
     def __post_init__(self) -> None:
         self._buffers = saved_buffers(self.program.graph_module)
@@ -106,7 +108,8 @@ class Observing:
     def finish(self) -> Program:
         """The program with its example, and with the buffers that forward() changes as they were before it was fed."""
         restore_buffers(self.program.graph_module, self._buffers)
-        return replace(self.program, example_leaves=self.example or self.program.example_leaves)
+        kept = tuple(self._kept) or self.program.calibrated_on
+        return replace(self.program, example_leaves=self.example or self.program.example_leaves, calibrated_on=kept)
 
     def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """The float result of one batch, seen by the observers. FXQ302 and FXQ304 name the batch and the layer."""
@@ -118,7 +121,14 @@ class Observing:
         result = observe(self.program, leaves, batch=self.batches)
         self.batches += 1
         self.samples += samples_in(leaves)
+        if self._may_need_it_again and len(self._kept) < MOST_KEPT:
+            self._kept.append(tuple(leaf.detach().clone() for leaf in leaves))  # a loader may fill its buffers anew
         return result
+
+    @property
+    def _may_need_it_again(self) -> bool:
+        plan = self.program.plan
+        return plan is not None and any(decision.fallbacks for decision in plan)
 
     def _drop_integer_observers(self, leaves: tuple[torch.Tensor, ...]) -> None:
         """Observers of counts, indices and masks go: only floating-point values are quantized."""

@@ -28,10 +28,15 @@ def check_chain(names: Sequence[object], owner: str) -> tuple[str, ...]:
         raise _wrong(f"{owner}: link {_shown(strange)} of chain {told(names)} {what}", hint)
     twice = next((link for index, link in enumerate(links) if link in links[:index]), None)
     if twice is not None:
-        raise _wrong(f"{owner}: chain {told(links)} has '{twice}' twice", "a link that failed once fails again: name it once")
+        raise _wrong(
+            f"{owner}: chain {told(links)} has '{twice}' twice", "a link that failed once fails again: name it once"
+        )
     if END in links[:-1]:
         after = links[links.index(END) + 1]
-        raise _wrong(f"{owner}: chain {told(links)} goes on after '{END}'", f"nothing fails to stay float: '{after}' is never tried")
+        raise _wrong(
+            f"{owner}: chain {told(links)} goes on after '{END}'",
+            f"nothing fails to stay float: '{after}' is never tried",
+        )
     return links
 
 

@@ -114,7 +114,19 @@ class Ledger:
     def remark(self, node: fx.Node, why: str, *, code: str = "", hint: str = "") -> None:
         """Something to be said in this node's rows whatever becomes of them: why it is not quite what was asked."""
         for site in origins(node) or (node.name,):
-            self._remarks[site] = Row(site, "", op="", requested="", effective="", reason=why, code=code, hint=hint)
+            self.remark_site(site, why, code=code, hint=hint)
+
+    def remark_site(self, site: str, why: str, *, code: str = "", hint: str = "") -> None:
+        """`remark` for one origin id. It joins an earlier one; one of the same code is said anew."""
+        before = self._remarks.get(site)
+        if before is not None and before.reason != why and not (code and before.code == code):
+            why, code, hint = f"{before.reason}; {why}", before.code or code, before.hint or hint
+        self._remarks[site] = Row(site, "", op="", requested="", effective="", reason=why, code=code, hint=hint)
+
+    def restore(self, state: LedgerState) -> None:
+        """Rows, parts and remarks as they were in `state`; what was noticed since stays noticed."""
+        other = Ledger.of(state)
+        self._rows, self._parts, self._remarks = other._rows, other._parts, other._remarks
 
     def is_settled(self, node: fx.Node) -> bool:
         """Have all of this node's sites (or its part of them) got their rows?"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -21,6 +21,17 @@ class Mode(StrEnum):
     FLOAT = "float32"  # left alone
 
 
+def in_words(tried: Iterable[tuple[str, str]]) -> str:
+    """'int8: why it failed; int8-dynamic, float16: why they failed; '."""
+    links: list[tuple[list[str], str]] = []
+    for link, reason in tried:
+        if links and links[-1][1] == reason:
+            links[-1][0].append(link)
+        else:
+            links.append(([link], reason))
+    return "".join(f"{', '.join(names)}: {reason}; " for names, reason in links)
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What one call site shall get. `why` is never empty and names the rule."""
@@ -34,15 +45,20 @@ class Decision:
     why: str
     is_explicit: bool = False  # the rule named this very layer (by name or regex), not its type or everything
     link: str = ""  # of a fallback chain, which this decision is
-    tried: tuple[str, ...] = ()  # links before it, each with the reason why it failed
+    tried: tuple[tuple[str, str], ...] = ()  # links before it, each with the reason why it failed
     fallbacks: tuple[Decision, ...] = ()  # the links after it, where this one turns out not to run
 
     def fall(self, because: str) -> Decision:
         """The next link of its chain; there must be one."""
         after, *rest = self.fallbacks
-        told = (*self.tried, f"{self.link}: {because}")
-        why = "; ".join((*told, after.why))
-        return replace(after, why=why, tried=(*told, *after.tried), fallbacks=tuple(rest))
+        tried = (*self.tried, (self.link, because), *after.tried)
+        own = after.why.removeprefix(after.path)
+        return replace(after, why=f"{in_words(tried)}{own}", tried=tried, fallbacks=tuple(rest))
+
+    @property
+    def path(self) -> str:
+        """What was tried before it, in words, to be followed by more; '' where nothing was."""
+        return in_words(self.tried)
 
 
 @dataclass(frozen=True, slots=True)

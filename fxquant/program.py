@@ -56,6 +56,8 @@ class Program:
     canonical: fx.GraphModule | None = None  # LOWERED only: the CONVERTED graph it was lowered from
     unlowered: LedgerState | None = None  # LOWERED only: the ledger as it was for that graph
     findings: tuple[Finding, ...] = ()  # of parity checks on this program
+    unlanded: Mapping[str, str] = field(default_factory=dict)  # site → why its link of a chain does not run after all
+    calibrated_on: tuple[tuple[torch.Tensor, ...], ...] = ()  # batches kept for another round of a chain
     is_foreign: bool = (
         False  # it came in a file that anybody may have made: no node of it runs before the user calls it
     )

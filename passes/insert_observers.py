@@ -13,6 +13,7 @@ from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, observer_of
 from fxquant.origin import adopt, site_of, where
+from fxquant.passes._landing import may_fall, not_observed
 from fxquant.passes._masks import masked_values
 from fxquant.passes._scalar_chains import give_own_observers, observers_within
 from fxquant.passes._shared_memory import in_shared_memory, read_unobserved
@@ -57,14 +58,16 @@ class InsertObservers(Pass):
                 adopt(node, node.all_input_nodes[0])
             elif node.name in prepared.observed:
                 node.meta[OBSERVED] = True
+        unlanded: dict[str, str] = {}
         for node in static:
             if not _is_landed(program, node):
-                self._report(program, node, ledger)
-        return program
+                why = f"the engines have no int8 kernel for {_told(program, node)} here, or its inputs stay float"
+                self._report(program, node, why, ledger)
+                unlanded |= not_observed(program, node, why)
+        return replace(program, unlanded=unlanded)
 
-    def _report(self, program: Program, node: fx.Node, ledger: Ledger) -> None:
-        why = f"the engines have no int8 kernel for {_told(program, node)} here, or its inputs stay float"
-        if self.strict:
+    def _report(self, program: Program, node: fx.Node, why: str, ledger: Ledger) -> None:
+        if self.strict and not may_fall(program, node):
             raise BackendError(
                 "FXQ501",
                 f"'{site_of(node)}' stays float: {why}",

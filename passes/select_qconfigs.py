@@ -20,6 +20,7 @@ from fxquant.pipeline import Pass
 from fxquant.plan import Decision, Mode, QuantPlan
 from fxquant.policy import Policy
 from fxquant.program import Program, Stage
+from fxquant.rounds import CODE, tell
 from fxquant.rules import Site
 
 CALLS = ("call_module", "call_function", "call_method")
@@ -104,8 +105,9 @@ def is_declined(decision: Decision) -> bool:
 def _write(decision: Decision, node: fx.Node, ledger: Ledger) -> None:
     ledger.open(decision.site, module=decision.module_name, op=decision.op)
     ledger.request(decision.site, decision.requested, decision.why)
+    tell(decision, ledger)
     if decision.mode is Mode.FLOAT:
-        code = "FXQ204" if is_declined(decision) else ""
+        code = "FXQ204" if is_declined(decision) else CODE if decision.tried else ""
         ledger.settle_site(decision.site, FLOAT, decision.why, module=scope(node), code=code)
 
 

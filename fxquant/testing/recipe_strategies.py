@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 from torch import nn
 
+from fxquant.chains import END, LINKS
 from fxquant.recipe import SCHEMES, Activation, Recipe, RecipeRule, Strict, Weight
 from fxquant.testing.layers import Layer, layers_of
 
@@ -52,7 +53,13 @@ def _rules(draw: st.DrawFn, targets: st.SearchStrategy[str], layers: Sequence[La
     if draw(st.booleans()):
         weight, activation = draw(_halves(has_channels=not _names_flat(wanted, layers), is_free=is_free))
         return RecipeRule(wanted, ignore, "", weight, activation)
-    return RecipeRule(wanted, ignore, draw(st.sampled_from(SCHEMES[::-1])))
+    return RecipeRule(wanted, ignore, draw(st.sampled_from(SCHEMES[::-1]) | _chains()))
+
+
+def _chains() -> st.SearchStrategy[tuple[str, ...]]:
+    """Fallback chains, with "float" at the end or without."""
+    links = st.lists(st.sampled_from([link for link in LINKS if link != END]), min_size=1, max_size=_MOST, unique=True)
+    return st.builds(lambda some, end: (*some, *end), links, st.sampled_from(((), (END,))))
 
 
 def _names_flat(targets: Sequence[str], layers: Sequence[Layer]) -> bool:

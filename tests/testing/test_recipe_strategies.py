@@ -54,6 +54,7 @@ KINDS = {
     "only a weight": lambda rule: rule.weight and not rule.activation,
     "only an activation": lambda rule: rule.activation and not rule.weight,
     "both": lambda rule: rule.weight and rule.activation,
+    "a chain": lambda rule: isinstance(rule.scheme, tuple),
     "what is ignored": lambda rule: rule.ignore,
     "a regex": lambda rule: any(target.startswith("re:") for target in rule.targets),
     "a star": lambda rule: "*" in rule.targets,
