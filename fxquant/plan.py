@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from torch import fx
 
 from fxquant.origin import origins
+
+if TYPE_CHECKING:
+    from fxquant.activation_sites import SiteDecision
 
 
 class Mode(StrEnum):
@@ -66,6 +70,7 @@ class QuantPlan:
     """One decision for each call site, in graph order."""
 
     decisions: tuple[Decision, ...]
+    activations: tuple[SiteDecision, ...] = ()  # what single inputs and outputs get, whatever the decisions say
     _by_site: dict[str, Decision] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

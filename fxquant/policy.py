@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fxquant import torch_ao
+from fxquant.activation_sites import SiteRule
 from fxquant.chains import check_chain, told
 from fxquant.errors import QConfigError, UnknownTargetError, did_you_mean, nearest
 from fxquant.ledger import FLOAT
@@ -17,7 +18,7 @@ from fxquant.plan import Decision, Mode
 from fxquant.presets import chain_rules, preset_rules
 from fxquant.qconfigs import PRESETS, SERVED, WEIGHTED, Ask, check_shape, refusal
 from fxquant.recipe import Recipe, dump, load
-from fxquant.recipe_rules import recipe_rules
+from fxquant.recipe_rules import activation_rules, recipe_rules
 from fxquant.rules import Key, Match, Rule, RuleSet, Site, Target
 
 
@@ -31,6 +32,7 @@ class Policy:
     unmatched_is_error: bool = True
     declined_is_error: bool = False
     text: str = ""  # of the recipe that it was read from
+    activations: tuple[SiteRule, ...] = ()  # for single inputs and outputs of layers
 
     def decide(self, site: Site) -> Decision:
         """The one decision for a site. FXQ102 when a qconfig does not fit the layer's weight."""
@@ -83,7 +85,7 @@ class Policy:
         names = tuple(dict.fromkeys(site.module_name for site in sites))
         missing: list[tuple[str, str]] = []
         notices, idle = [], []
-        for rule in self.rules:
+        for rule in (*self.rules, *(site.rule for site in self.activations)):
             for target in (*rule.targets, *rule.ignore):
                 if target.regex is not None and names and all(target.regex.matches(name) for name in names):
                     notices.append(f"{rule.label}: regex '{target.regex.text}' matches every call")
@@ -169,7 +171,8 @@ def read_policy(given: Any, *, target: str) -> Policy:
 
 def _of_recipe(recipe: Recipe, target: str) -> Policy:
     rules, strict = recipe_rules(recipe, target), recipe.strict
-    return Policy(recipe.title, target, rules, strict.unmatched, strict.declined, dump(recipe))
+    sites = activation_rules(recipe)
+    return Policy(recipe.title, target, rules, strict.unmatched, strict.declined, dump(recipe), sites)
 
 
 def _same_target(policy: Policy, target: str) -> Policy:

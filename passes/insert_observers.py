@@ -13,6 +13,8 @@ from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, observer_of
 from fxquant.origin import adopt, site_of, where
+from fxquant.passes._activation_sites import execute as execute_activation_sites
+from fxquant.passes._activation_sites import has_own_site
 from fxquant.passes._landing import may_fall, not_observed
 from fxquant.passes._masks import masked_values
 from fxquant.passes._scalar_chains import give_own_observers, observers_within
@@ -52,6 +54,7 @@ class InsertObservers(Pass):
         for node in observers_within(program.graph_module):
             node.replace_all_uses_with(node.all_input_nodes[0])
             program.graph.erase_node(node)
+        execute_activation_sites(program, ledger)
         drop_unused_modules(program.graph_module)
         for node in program.graph.nodes:
             if observer_of(program.graph_module, node) is not None:
@@ -60,7 +63,7 @@ class InsertObservers(Pass):
                 node.meta[OBSERVED] = True
         unlanded: dict[str, str] = {}
         for node in static:
-            if not _is_landed(program, node):
+            if not _is_landed(program, node) and not has_own_site(program, node):
                 why = f"the engines have no int8 kernel for {_told(program, node)} here, or its inputs stay float"
                 self._report(program, node, why, ledger)
                 unlanded |= not_observed(program, node, why)

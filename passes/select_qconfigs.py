@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from fxquant.activation_sites import decide_sites
 from fxquant.errors import BackendError, ContractError
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import scope, site_of, where
@@ -82,7 +83,8 @@ class SelectQConfigs(Pass):
                 declined.append((node, decision))
         if declined and (self.strict or self.policy.declined_is_error):
             raise _refused(declined)
-        return replace(program, plan=QuantPlan(tuple(decisions.values()))).at(Stage.PLANNED)
+        activations = decide_sites(self.policy.activations, list(sites.values()))
+        return replace(program, plan=QuantPlan(tuple(decisions.values()), activations)).at(Stage.PLANNED)
 
     def verify(self, program: Program) -> None:
         """Every call site has one decision, and it says why."""
