@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
 from fxquant import torch_ao
@@ -21,6 +19,7 @@ from fxquant.ledger import Ledger
 from fxquant.observation import observer_of
 from fxquant.origin import origins
 from fxquant.passes._functional import is_weighted
+from fxquant.passes._pairs import is_relu
 from fxquant.passes._placing import place
 from fxquant.plan import Mode
 from fxquant.program import Program
@@ -77,8 +76,7 @@ def _with_relu(program: Program, node: fx.Node) -> fx.Node:
     if len(node.users) != 1 or not is_weighted(program.module_of(node)):
         return node
     [reader] = node.users
-    is_relu = type(program.module_of(reader)) is nn.ReLU or reader.target in (F.relu, torch.relu, "relu")
-    return reader if is_relu else node
+    return reader if is_relu(program, reader) else node
 
 
 def _readers(program: Program, node: fx.Node) -> Iterable[fx.Node]:

@@ -17,6 +17,7 @@ from fxquant.passes._activation_sites import execute as execute_activation_sites
 from fxquant.passes._activation_sites import has_own_site
 from fxquant.passes._landing import may_fall, not_observed
 from fxquant.passes._masks import masked_values
+from fxquant.passes._pairs import hide_relus, show
 from fxquant.passes._scalar_chains import give_own_observers, observers_within
 from fxquant.passes._shared_memory import in_shared_memory, read_unobserved
 from fxquant.pipeline import Pass
@@ -45,8 +46,10 @@ class InsertObservers(Pass):
         plan = _plan_of(program)
         static = [node for node in program.graph.nodes if plan.mode_of(node) is Mode.STATIC and not is_kept_float(node)]
         shared = in_shared_memory(program.graph_module)
+        hidden = hide_relus(program)
         prepared = prepare(program.graph_module, {node.name: plan.of(node).qconfig for node in static})  # type: ignore[union-attr, misc]
         program = replace(program, graph_module=prepared.graph_module, stage=Stage.PREPARED)
+        show(program.graph_module, hidden)
         give_own_observers(program.graph_module, lambda node: _observer_for(plan, node))
         _drop_idle_observers(program, prepared)
         read_unobserved(program.graph_module, shared)
