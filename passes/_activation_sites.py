@@ -19,6 +19,7 @@ from fxquant.ledger import Ledger
 from fxquant.observation import observer_of
 from fxquant.origin import origins
 from fxquant.passes._functional import is_weighted
+from fxquant.passes._moving import KEEPS_VALUES
 from fxquant.passes._pairs import is_relu
 from fxquant.passes._placing import place
 from fxquant.plan import Mode
@@ -134,8 +135,9 @@ def _follow(program: Program, start: fx.Node, old: nn.Module, fresh: nn.Module |
 
 
 def _renew(program: Program, node: fx.Node, old: nn.Module, fresh: nn.Module | None) -> None:
+    is_moving = type(program.module_of(node)) in KEEPS_VALUES
     for observer in _observers_of(program, node):
-        if _module(program, observer) is not old:
+        if _module(program, observer) is not old and not is_moving:
             continue
         if fresh is None:
             _drop(observer)
