@@ -5,7 +5,7 @@ In a recipe:  [[activation]]  targets = ["features.0"]  site = "output"  keep = 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fxquant.errors import QConfigError, did_you_mean
@@ -95,9 +95,7 @@ def decide_sites(rules: Sequence[SiteRule], sites: Sequence[Site]) -> tuple[Site
     return tuple(found.values())
 
 
-def code_range(dtype: str, num_bits: int) -> Mapping[str, int]:
+def code_range(dtype: str, num_bits: int) -> tuple[int, int]:
     """Smallest and largest code of a type of so many bits."""
     half = 1 << num_bits - 1
-    return (
-        {"quant_min": -half, "quant_max": half - 1} if dtype == "qint8" else {"quant_min": 0, "quant_max": 2 * half - 1}
-    )
+    return (-half, half - 1) if dtype == "qint8" else (0, 2 * half - 1)

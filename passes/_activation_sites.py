@@ -174,7 +174,8 @@ def _made(old: nn.Module, decision: SiteDecision) -> nn.Module:
         ask = TensorAsk(ask.dtype, observer="MinMaxObserver")
     dtype = {"uint8": "quint8", "int8": "qint8"}.get(said.dtype, ask.dtype)
     if said.num_bits or dtype != ask.dtype:
-        ask = replace(ask, dtype=dtype, **code_range(dtype, said.num_bits or 8))
+        low, high = code_range(dtype, said.num_bits or 8)
+        ask = replace(ask, dtype=dtype, quant_min=low, quant_max=high)
     ask = replace(ask, observer=_OBSERVERS.get(said.observer, ask.observer))
     with torch_ao.quiet():
         made: nn.Module = torch_ao.make_qconfig(Ask(ask, TensorAsk())).activation()  # type: ignore[attr-defined]

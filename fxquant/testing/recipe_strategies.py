@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 from torch import nn
 
+from fxquant.activation_sites import ActivationRule
 from fxquant.chains import END, LINKS
 from fxquant.recipe import SCHEMES, Activation, Recipe, RecipeRule, Strict, Weight
 from fxquant.testing.layers import Layer, layers_of
@@ -34,7 +35,8 @@ def recipes(draw: st.DrawFn, model: nn.Module | None = None) -> Recipe:
     rules = draw(st.lists(_rules(targets, layers, is_free=model is None), max_size=_MOST))
     ignore = draw(st.lists(targets, max_size=_MOST, unique=True))
     strict = Strict(draw(st.sampled_from((True, False))), draw(st.booleans()) if model is None else False)
-    return Recipe(tuple(rules), tuple(ignore), strict)
+    sites = [draw(_sites(targets))] if draw(st.sampled_from((False, True))) else []
+    return Recipe(tuple(rules), tuple(ignore), strict, activations=tuple(sites))
 
 
 def _targets(layers: Sequence[Layer], *, is_free: bool) -> st.SearchStrategy[str]:
@@ -44,6 +46,16 @@ def _targets(layers: Sequence[Layer], *, is_free: bool) -> st.SearchStrategy[str
     names = [name for layer in layers for name in layer.prefixes]
     forms = [f"re:{re.escape(layer.name)}$" for layer in layers]
     return st.sampled_from(tuple(dict.fromkeys(("*", *(layer.kind.__name__ for layer in layers), *names, *forms))))
+
+
+@st.composite
+def _sites(draw: st.DrawFn, targets: st.SearchStrategy[str]) -> ActivationRule:
+    """A rule for single activation sites: float, or quantized otherwise."""
+    wanted, site = (draw(targets),), draw(st.sampled_from(("output", "input")))
+    if draw(st.booleans()):
+        bits, observer = draw(st.integers(2, 8)), draw(st.sampled_from(("", "minmax", "moving-average", "histogram")))
+        return ActivationRule(wanted, site, "", bits, observer, draw(st.sampled_from(("", "uint8", "int8"))))
+    return ActivationRule(wanted, site, "float")
 
 
 @st.composite

@@ -77,6 +77,11 @@ def test_what_is_an_error_is_drawn():
     assert find(OF_NET, lambda recipe: not recipe.strict.unmatched)
 
 
+@pytest.mark.parametrize("is_float", [True, False])
+def test_rules_for_activation_sites_are_drawn(is_float):
+    assert find(recipes(), lambda recipe: any(said.keeps_float is is_float for said in recipe.activations))
+
+
 def test_it_shrinks_to_the_empty_recipe():
     assert find(recipes(), lambda recipe: True) == find(OF_NET, lambda recipe: True) == Recipe()
 
