@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch.nn.functional as F
 from torch import fx
 
 from fxquant.passes._canonical import is_activation_dequantize
@@ -48,6 +49,8 @@ def not_lowered(program: Program, native: Mapping[fx.Node, str], refused: Mappin
 def _without_kernel(program: Program, node: fx.Node, op: str) -> str:
     if program.plan is not None and program.plan.mode_of(node) is Mode.STATIC:
         source = node.args[0] if node.args else None
+        if isinstance(source, fx.Node) and source.target is F.pad:  # of a convolution that pads otherwise than by zeros
+            source = source.args[0]
         if not is_activation_dequantize(source):
             return "its input stays float32"
     return f"{program.target} has no int8 kernel for {op} here"
