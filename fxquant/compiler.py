@@ -82,7 +82,7 @@ def compile(
     Args:
         model: a float32 `nn.Module` in eval mode, or what `fxquant.compress` made of one.
         qconfig_mapping: a torch.ao `QConfigMapping`, a preset ('int8', 'int8-dynamic', 'int8-weight-only', 'float16',
-            'hybrid'), a fallback chain (presets in a tuple or list, tried in order at each site, 'float' at its end where
+            'hybrid'), a fallback chain (a tuple of presets, tried in order at each site; 'float' at its end where
             a layer may stay float), a Recipe, or the path of a TOML recipe.
         calibration_data: for static quantization. A tensor is one argument, a tuple the arguments, a dict the keywords,
             `(args, kwargs)` both; a list, DataLoader or generator holds batches of these. Without it a static mapping
