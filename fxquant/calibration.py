@@ -30,6 +30,7 @@ from fxquant.row_digests import row_digests
 from fxquant.torch_ao import quiet
 
 FEW_SAMPLES = 8
+MOST_KEPT = 128  # batches
 _LARGEST = torch.finfo(torch.float32).max
 
 
@@ -102,6 +103,7 @@ class Observing:
     example: tuple[torch.Tensor, ...] | None = None
     rows_seen: set[bytes] = field(default_factory=set)
     _buffers: Mapping[str, torch.Tensor] = field(init=False)
+    _kept: list[tuple[torch.Tensor, ...]] = field(default_factory=list)  # for another round, where sites may fall
 
     def __post_init__(self) -> None:
         self._buffers = saved_buffers(self.program.graph_module)
@@ -109,9 +111,11 @@ class Observing:
     def finish(self) -> Program:
         """The program with its example, and with the buffers that forward() changes as they were before it was fed."""
         restore_buffers(self.program.graph_module, self._buffers)
-        known = self.program.calibrated_on | self.rows_seen
         return replace(
-            self.program, example_leaves=self.example or self.program.example_leaves, calibrated_on=frozenset(known)
+            self.program,
+            example_leaves=self.example or self.program.example_leaves,
+            calibrated_on=frozenset(self.program.calibrated_on | self.rows_seen),
+            kept_batches=tuple(self._kept) or self.program.kept_batches,
         )
 
     def run(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -125,7 +129,14 @@ class Observing:
         self.batches += 1
         self.samples += samples_in(leaves)
         self.rows_seen.update(row_digests(leaves))
+        if self._may_need_it_again and len(self._kept) < MOST_KEPT:
+            self._kept.append(tuple(leaf.detach().clone() for leaf in leaves))  # a loader may fill its buffers anew
         return result
+
+    @property
+    def _may_need_it_again(self) -> bool:
+        plan = self.program.plan
+        return plan is not None and any(decision.fallbacks for decision in plan)
 
     def _on_the_cpu(self, leaves: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """Batches from another device are copied, and that is said; FXQ222 for one without values."""

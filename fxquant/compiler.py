@@ -19,13 +19,14 @@ from fxquant.custom import CustomModule, leaf_types
 from fxquant.errors import CalibrationShapeError, ContractError, DeviceError, ExampleInputError
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
-from fxquant.model import CompiledModel
+from fxquant.model import CompiledModel, already_finished
 from fxquant.options import check_options
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.policy import read_policy
-from fxquant.program import Program
+from fxquant.program import Program, Stage
 from fxquant.registry import make
 from fxquant.request import CaptureRequest
+from fxquant.rounds import Rounds, Start
 from fxquant.sandbox import one_compilation
 from fxquant.source import Source
 from fxquant.torch_ao import engine
@@ -81,8 +82,9 @@ def compile(
     Args:
         model: an `nn.Module` in eval mode, or what `fxquant.compress` made of one. A copy of it is cast to float32 and
             moved to the CPU where it has to be, and the ledger says so.
-        qconfig_mapping: a torch.ao `QConfigMapping`, a preset ('int8', 'int8-dynamic', 'int8-weight-only', 'float16'),
-            or the path of a TOML recipe.
+        qconfig_mapping: a torch.ao `QConfigMapping`, a preset ('int8', 'int8-dynamic', 'int8-weight-only', 'float16',
+            'hybrid'), a fallback chain (a tuple of presets, tried in order at each site; 'float' at its end where
+            a layer may stay float), a Recipe, or the path of a TOML recipe.
         calibration_data: for static quantization. A tensor is one argument, a tuple the arguments, a dict the keywords,
             `(args, kwargs)` both; a list, DataLoader or generator holds batches of these. Without it a static mapping
             gives a model that calibrates when it is called, until `convert()`.
@@ -229,20 +231,30 @@ def _run(
 ) -> CompiledModel:
     """Run it all, or up to calibration when there are observers and no data: the model's calls are its data then."""
     pipeline.check(program.stage)
-    names = [step.name for step in pipeline]
-    split = names.index("calibrate") if "calibrate" in names else len(names)
-    head, tail = Pipeline(pipeline.passes[:split]), Pipeline(pipeline.passes[split:])
-    program, records = head.run(program, ledger, observers=observers)
-    records = (*history, *records)
+    deciding, head, tail = _split(pipeline)
+    program, records = deciding.run(program, ledger, observers=observers)
+    rounds, start = Rounds(head, tail, observers), Start.of(program, ledger)
+    with after(records):
+        program, more, start = rounds.prepare(program, ledger, start)
+    records = (*history, *records, *more)
 
     def finish(program: Program, ledger: Ledger, samples: int) -> tuple[Program, tuple[PassRecord, ...]]:
-        steps = (replace(step, seen=samples) if step.name == "calibrate" else step for step in tail)  # type: ignore[type-var]
         with _compiler(program.target):
-            return Pipeline(tuple(steps)).run(program, ledger, observers=observers)
+            return rounds.finish(program, ledger, start, samples)
 
     waits = bool(tail.passes) and getattr(tail.passes[0], "data", None) is None and has_observers(program)
     if not waits:
         with after(records):
             program, more = finish(program, ledger, 0)
         records = (*records, *more)
+        finish = already_finished
     return CompiledModel(program, ledger, records, finish, source, guard_inputs=guard_inputs)
+
+
+def _split(pipeline: Pipeline) -> tuple[Pipeline, Pipeline, Pipeline]:
+    """Up to the plan, up to calibration, and the rest: a fallback chain may run the second and third once more."""
+    names = [step.name for step in pipeline]
+    planned = next((index + 1 for index, step in enumerate(pipeline) if step.yields is Stage.PLANNED), 0)
+    calibrated = names.index("calibrate") if "calibrate" in names else len(names)
+    steps = pipeline.passes
+    return Pipeline(steps[:planned]), Pipeline(steps[planned:calibrated]), Pipeline(steps[calibrated:])

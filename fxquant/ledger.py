@@ -123,10 +123,21 @@ class Ledger:
         What was remarked before stands before it; the same is said once.
         """
         for site in origins(node) or (node.name,):
-            made = Row(site, "", op="", requested="", effective="", reason=why, code=code, hint=hint)
-            before = self._remarks.get(site)
-            if before is None or why not in before.reason.split("; "):
-                self._remarks[site] = made if before is None else _with(made, before)
+            self.remark_site(site, why, code=code, hint=hint)
+
+    def remark_site(self, site: str, why: str, *, code: str = "", hint: str = "") -> None:
+        """`remark` for one origin id. One of the same code is said anew."""
+        before = self._remarks.get(site)
+        if before is not None and why in before.reason.split("; "):
+            return
+        made = Row(site, "", op="", requested="", effective="", reason=why, code=code, hint=hint)
+        is_anew = before is None or (bool(code) and before.code == code)
+        self._remarks[site] = made if is_anew or before is None else _with(made, before)
+
+    def restore(self, state: LedgerState) -> None:
+        """Rows, parts and remarks as they were in `state`; what was noticed since stays noticed."""
+        other = Ledger.of(state)
+        self._rows, self._parts, self._remarks = other._rows, other._parts, other._remarks
 
     def is_settled(self, node: fx.Node) -> bool:
         """Have all of this node's sites (or its part of them) got their rows?"""

@@ -39,6 +39,11 @@ _REFUSALS = (
 Finish = Callable[[Program, Ledger, int], tuple[Program, tuple[PassRecord, ...]]]
 
 
+def already_finished(program: Program, ledger: Ledger, samples: int) -> tuple[Program, tuple[PassRecord, ...]]:
+    """What is left to do for a finished program."""
+    return program, ()
+
+
 class CompiledModel(nn.Module):
     """A quantized model with the signature and output structure of the float one.
 
@@ -142,6 +147,7 @@ class CompiledModel(nn.Module):
             )
         with after(self._history):
             self._program, records = self._finish(self._fed.finish(), self._ledger, self._fed.samples)
+        self._finish, self._fed = already_finished, Observing(self._program, self._ledger)  # lets go of what they kept
         self._history = (*self._history, *records)
         return self
 

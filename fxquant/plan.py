@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from torch import fx
 
 from fxquant.origin import origins, part_key
+
+if TYPE_CHECKING:
+    from fxquant.activation_sites import SiteDecision
 
 
 class Mode(StrEnum):
@@ -19,6 +23,17 @@ class Mode(StrEnum):
     WEIGHT_ONLY = "weight-only"  # weights only, computed in float
     FLOAT16 = "float16"  # weights kept as float16
     FLOAT = "float32"  # left alone
+
+
+def in_words(tried: Iterable[tuple[str, str]]) -> str:
+    """'int8: why it failed; int8-dynamic, float16: why they failed; '."""
+    links: list[tuple[list[str], str]] = []
+    for link, reason in tried:
+        if links and links[-1][1] == reason:
+            links[-1][0].append(link)
+        else:
+            links.append(([link], reason))
+    return "".join(f"{', '.join(names)}: {reason}; " for names, reason in links)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +48,21 @@ class Decision:
     requested: str  # what was asked, in words: 'static quint8 × qint8 per channel'
     why: str
     is_explicit: bool = False  # the rule named this very layer (by name or regex), not its type or everything
+    link: str = ""  # of a fallback chain, which this decision is
+    tried: tuple[tuple[str, str], ...] = ()  # links before it, each with the reason why it failed
+    fallbacks: tuple[Decision, ...] = ()  # the links after it, where this one turns out not to run
+
+    def fall(self, because: str) -> Decision:
+        """The next link of its chain; there must be one."""
+        after, *rest = self.fallbacks
+        tried = (*self.tried, (self.link, because), *after.tried)
+        own = after.why.removeprefix(after.path)
+        return replace(after, why=f"{in_words(tried)}{own}", tried=tried, fallbacks=tuple(rest))
+
+    @property
+    def path(self) -> str:
+        """What was tried before it, in words, to be followed by more; '' where nothing was."""
+        return in_words(self.tried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +70,7 @@ class QuantPlan:
     """One decision for each call site, in graph order."""
 
     decisions: tuple[Decision, ...]
+    activations: tuple[SiteDecision, ...] = ()  # what single inputs and outputs get, whatever the decisions say
     _by_site: dict[str, Decision] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -62,6 +93,15 @@ class QuantPlan:
         """The decision for a node: that of its first origin that has one, for this part of it where there is one."""
         keys = (key for origin in origins(node) for key in (part_key(node, origin), origin))
         return next((self._by_site[key] for key in keys if key in self._by_site), None)
+
+    def may_fall(self, node: fx.Node) -> bool:
+        """Whether a chain has another decision for this node, should the present one fail."""
+        decision = self.of(node)
+        return decision is not None and bool(decision.fallbacks)
+
+    def with_decisions(self, changed: Mapping[str, Decision]) -> QuantPlan:
+        """The plan with other decisions for some sites."""
+        return replace(self, decisions=tuple(changed.get(decision.site, decision) for decision in self.decisions))
 
     def mode_of(self, node: fx.Node) -> Mode:
         """The mode of a node; a node without a decision stays float."""

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from fxquant import torch_ao
+from fxquant.activation_sites import SiteRule
+from fxquant.chains import check_chain, told
 from fxquant.errors import QConfigError, UnknownTargetError, did_you_mean, nearest
 from fxquant.ledger import FLOAT
+from fxquant.linking import chained
 from fxquant.mappings import TITLE, mapping_rules
 from fxquant.plan import Decision, Mode
-from fxquant.presets import preset_rules
+from fxquant.presets import chain_rules, preset_rules
 from fxquant.qconfigs import PRESETS, SERVED, WEIGHTED, Ask, check_shape, refusal
 from fxquant.recipe import Recipe, dump, load
-from fxquant.recipe_rules import recipe_rules
-from fxquant.rules import Key, Match, RuleSet, Site, Target
+from fxquant.recipe_rules import activation_rules, recipe_rules
+from fxquant.rules import Key, Match, Rule, RuleSet, Site, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Policy:
     unmatched_is_error: bool = True
     declined_is_error: bool = False
     text: str = ""  # of the recipe that it was read from
+    activations: tuple[SiteRule, ...] = ()  # for single inputs and outputs of layers
 
     def decide(self, site: Site) -> Decision:
         """The one decision for a site. FXQ102 when a qconfig does not fit the layer's weight."""
@@ -38,6 +42,8 @@ class Policy:
         if outer is None:
             return _decision(site, Mode.FLOAT, f"no rule of {self.title} matches '{site.op}'")
         found, label = _innermost(outer, site)
+        if found is not None and found.rule.chain:
+            return self._chained(site, found.rule, label, is_explicit=outer.is_explicit)
         if found is None or found.rule.ask is None or found.rule.ask.mode is Mode.FLOAT:
             return _decision(site, Mode.FLOAT, f"kept float by {label}", is_explicit=outer.is_explicit)
         return self._ask(site, found, found.rule.ask, label, is_explicit=outer.is_explicit)
@@ -59,6 +65,14 @@ class Policy:
             site.id, site.module_name, site.op, ask.mode, found.rule.qconfig, words, label, is_explicit=is_explicit
         )
 
+    def _chained(self, site: Site, rule: Rule, label: str, *, is_explicit: bool) -> Decision:
+        """Each link decides as the preset that it is; of its decisions the first counts, the others are fallbacks."""
+        found = [
+            (link.name, Policy(f"preset '{link.name}'", self.target, link.rules or RuleSet(())).decide(site))
+            for link in rule.chain
+        ]
+        return chained(found, label, is_explicit=is_explicit)
+
     def explain(self, site: Site) -> str:
         """One line: what this site gets, and which rule says so."""
         decision = self.decide(site)
@@ -71,7 +85,7 @@ class Policy:
         names = tuple(dict.fromkeys(site.module_name for site in sites))
         missing: list[tuple[str, str]] = []
         notices, idle = [], []
-        for rule in self.rules:
+        for rule in (*self.rules, *(site.rule for site in self.activations)):
             for target in (*rule.targets, *rule.ignore):
                 if target.regex is not None and names and all(target.regex.matches(name) for name in names):
                     notices.append(f"{rule.label}: regex '{target.regex.text}' matches every call")
@@ -122,9 +136,9 @@ def _unknown(missing: list[tuple[str, str]], sites: Sequence[Site]) -> UnknownTa
 
 
 def read_policy(given: Any, *, target: str) -> Policy:
-    """Read a QConfigMapping (or its dict form), a preset's name, a recipe's path, a Recipe, or a Policy.
+    """Read a QConfigMapping (or its dict form), a preset's name, a chain of them, a recipe's path, a Recipe, a Policy.
 
-    FXQ101–FXQ104 for what means nothing, FXQ502 for a preset on an engine that is none.
+    FXQ101–FXQ104 and FXQ125 for what means nothing, FXQ502 for a preset on an engine that is none.
     """
     match given:
         case Policy():
@@ -137,6 +151,10 @@ def read_policy(given: Any, *, target: str) -> Policy:
             return _of_recipe(load(given), target)
         case str():
             return Policy(f"preset '{given}'", target, preset_rules(given, target), unmatched_is_error=False)
+        case list() | tuple() if not hasattr(given, "activation"):
+            links = check_chain(given, "the policy")
+            rules = chain_rules(links, f"chain {told(links)}", target)
+            return Policy(f"chain {told(links)}", target, rules, unmatched_is_error=False)
         case dict():
             return Policy(TITLE, target, mapping_rules(given, target))
         case _ if torch_ao.is_mapping(given):
@@ -153,7 +171,8 @@ def read_policy(given: Any, *, target: str) -> Policy:
 
 def _of_recipe(recipe: Recipe, target: str) -> Policy:
     rules, strict = recipe_rules(recipe, target), recipe.strict
-    return Policy(recipe.title, target, rules, strict.unmatched, strict.declined, dump(recipe))
+    sites = activation_rules(recipe)
+    return Policy(recipe.title, target, rules, strict.unmatched, strict.declined, dump(recipe), sites)
 
 
 def _same_target(policy: Policy, target: str) -> Policy:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from torch import nn
 
 from fxquant import torch_ao
+from fxquant.chains import HYBRID, USUAL, told
 from fxquant.errors import EngineUnavailableError, QConfigError, did_you_mean
 from fxquant.qconfigs import ENGINES, PRESETS, Ask, TensorAsk
-from fxquant.rules import EVERYTHING, Rule, RuleSet, Target
+from fxquant.rules import EVERYTHING, Link, Rule, RuleSet, Target
 from fxquant.targets import has_saturation_risk, isa
 
 F = nn.functional
@@ -43,8 +44,20 @@ def preset_rules(name: str, target: str) -> RuleSet:
         raise EngineUnavailableError(
             "FXQ502", f"preset '{name}' knows no target {target!r}", hint=f"known: {', '.join(ENGINES)}"
         )
+    if name == HYBRID:
+        return chain_rules(USUAL, f"preset '{HYBRID}', chain {told(USUAL)}", target)
     pairs, rest = _PRESETS[name](target)
     return _ruleset(name, pairs, rest)
+
+
+def links_of(names: Iterable[str], target: str) -> tuple[Link, ...]:
+    """The links of a chain that was checked, each with its preset's rules."""
+    return tuple(Link(name, preset_rules(name, target) if name in PRESETS else None) for name in names)
+
+
+def chain_rules(names: Iterable[str], label: str, target: str) -> RuleSet:
+    """One rule: for every call the first of these links that runs."""
+    return RuleSet((Rule(label, (Target("*", (EVERYTHING,)),), chain=links_of(names, target)),))
 
 
 def _ruleset(preset: str, pairs: Pairs, rest: object | None) -> RuleSet:

@@ -58,6 +58,8 @@ class Program:
     findings: tuple[Finding, ...] = ()  # of parity checks on this program
     calibrated_on: frozenset[bytes] = frozenset()  # digests of the rows that its observers saw
     pruned: frozenset[str] = frozenset()  # names of parameters whose zeros stay zero while it trains
+    unlanded: Mapping[str, str] = field(default_factory=dict)  # site → why its link of a chain does not run after all
+    kept_batches: tuple[tuple[torch.Tensor, ...], ...] = ()  # batches kept for another round of a chain
     is_foreign: bool = (
         False  # it came in a file that anybody may have made: no node of it runs before the user calls it
     )

@@ -11,7 +11,7 @@ from fxquant.errors import QConfigError
 from fxquant.ledger import FLOAT
 from fxquant.plan import Mode
 
-PRESETS = ("int8", "int8-dynamic", "int8-weight-only", "float16")
+PRESETS = ("int8", "int8-dynamic", "int8-weight-only", "float16", "hybrid")
 ENGINES = ("x86", "onednn", "fbgemm", "qnnpack")
 
 LINEAR = frozenset({"Linear", "linear"})

@@ -8,9 +8,13 @@
     [[rule]]
     targets = ["Linear", "add", "layer1.0", 're:layer[12]\\.', "*"]
     ignore = ["layer1.0.conv1"]
-    scheme = "int8"                         # a preset's name, or "float"; or else:
+    scheme = "int8"                         # a preset's name, "float", or a chain ["int8", "float"]; or else:
     weight = { dtype = "int8", granularity = "channel", num_bits = 8 }
     activation = { dtype = "uint8", observer = "histogram" }
+    [[activation]]                          # one activation site, whatever the rules say of its layer
+    targets = ["features.0"]
+    site = "output"                         # or "input"
+    keep = "float"                          # or num_bits, observer, dtype: what to quantize it with
 
 A target is a class or function name, a dotted module name (it stands for all that is inside), `re:` and a regex on the
 dotted name, or `*`.
@@ -25,6 +29,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from fxquant.activation_sites import ActivationRule, check_activation
+from fxquant.chains import check_chain
 from fxquant.errors import QConfigError, RecipeError, did_you_mean
 from fxquant.qconfigs import PRESETS
 from fxquant.regexes import read_regex
@@ -72,11 +78,11 @@ class Strict:
 
 @dataclass(frozen=True, slots=True)
 class RecipeRule:
-    """These targets, less those: a scheme, or a weight and an activation."""
+    """These targets, less those: a scheme (several are a fallback chain), or a weight and an activation."""
 
     targets: tuple[str, ...]
     ignore: tuple[str, ...] = ()
-    scheme: str = ""
+    scheme: str | tuple[str, ...] = ""
     weight: Weight | None = None
     activation: Activation | None = None
 
@@ -90,6 +96,7 @@ class Recipe:
     strict: Strict = Strict()
     schema: int = SCHEMA
     title: str = field(default="the recipe", compare=False)
+    activations: tuple[ActivationRule, ...] = ()
 
 
 def load(path: str | Path) -> Recipe:
@@ -126,6 +133,8 @@ def dump(recipe: Recipe) -> str:
         lines += ["", "[strict]", *_changed(recipe.strict)]
     for rule in recipe.rules:
         lines += ["", "[[rule]]", *_changed(rule)]
+    for said in recipe.activations:
+        lines += ["", "[[activation]]", *_changed(said)]
     return "\n".join(lines) + "\n"
 
 
@@ -154,8 +163,8 @@ def _toml(value: Any) -> str:
 class _Reader:
     """Plain TOML data → Recipe. Each complaint names the file, the line and the key."""
 
-    def __init__(self, text: str, title: str) -> None:
-        self.lines, self.title = text.splitlines(), title
+    def __init__(self, text: str, title: str, head: str = "[[rule]]") -> None:
+        self.lines, self.title, self.head = text.splitlines(), title, head
 
     def recipe(self, data: dict[str, Any]) -> Recipe:
         schema = data.get("schema")
@@ -168,17 +177,32 @@ class _Reader:
             )
         if schema is None or isinstance(schema, bool) or schema != SCHEMA:
             raise QConfigError("FXQ102", f"{place}: schema is {_shown(schema)}", hint=f"start with: schema = {SCHEMA}")
-        self.known(data, ("schema", "ignore", "strict", "rule"), None)
-        rules = data.get("rule", [])
-        if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
-            self.wrong(None, "rule", rules, "tables, each under a line [[rule]]")
+        self.known(data, ("schema", "ignore", "strict", "rule", "activation"), None)
+        rules, sites = (self.tables(data, key) for key in ("rule", "activation"))
         strict = self.table(Strict, data.get("strict", {}), None, "strict")
         return Recipe(
             rules=tuple(self.rule(rule, index) for index, rule in enumerate(rules)),
             ignore=self.texts(data.get("ignore", []), None, "ignore"),
             strict=strict,
             title=self.title,
+            activations=tuple(self.activation(said, index) for index, said in enumerate(sites)),
         )
+
+    def tables(self, data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+        found = data.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
+            self.wrong(None, key, found, f"tables, each under a line [[{key}]]")
+        return found
+
+    def activation(self, data: dict[str, Any], index: int) -> ActivationRule:
+        reader = _Reader("\n".join(self.lines), self.title, head="[[activation]]")
+        reader.known(data, tuple(item.name for item in fields(ActivationRule)), index)
+        if not data.get("targets"):
+            reader.wrong(index, "targets", data.get("targets"), 'a list of names, such as ["features.0"]')
+        lists = {key: reader.texts(data.get(key, []), index, key) for key in ("targets", "ignore")}
+        said = ActivationRule(**{**data, **lists})
+        check_activation(said, reader.place(index, "targets"))
+        return said
 
     def rule(self, data: dict[str, Any], index: int) -> RecipeRule:
         self.known(data, tuple(item.name for item in fields(RecipeRule)), index)
@@ -186,7 +210,9 @@ class _Reader:
             self.wrong(index, "targets", data.get("targets"), 'a list of names, such as ["Linear", "layer1.0"]')
         targets, ignore = (self.texts(data.get(key, []), index, key) for key in ("targets", "ignore"))
         scheme = data.get("scheme", "")
-        if "scheme" in data and scheme not in SCHEMES:
+        if isinstance(scheme, list):
+            scheme = check_chain(scheme, self.place(index, "scheme"))
+        elif "scheme" in data and scheme not in SCHEMES:
             self.wrong(index, "scheme", scheme, f"one of {', '.join(SCHEMES)}", near=SCHEMES)
         halves = [key for key in ("weight", "activation") if key in data]
         if bool(scheme) == bool(halves):
@@ -239,7 +265,7 @@ class _Reader:
     def place(self, index: int | None, key: str) -> str:
         """Title and line. tomllib keeps no lines, so the key is looked for in its rule's part of the text."""
         starts = [
-            number for number, line in enumerate(self.lines) if line.strip().replace(" ", "").startswith("[[rule]]")
+            number for number, line in enumerate(self.lines) if line.strip().replace(" ", "").startswith(self.head)
         ]
         first, last = 0, len(self.lines)
         if index is not None and index < len(starts):
@@ -248,7 +274,7 @@ class _Reader:
         for number in range(first, last):
             if _names_key(self.lines[number], key):
                 return f"{self.title}, line {number + 1}"
-        return self.title if index is None else f"{self.title}, rule {index + 1} at line {first + 1}"
+        return self.title if index is None else f"{self.title}, {self.head.strip('[]')} {index + 1} at line {first + 1}"
 
 
 def _shown(value: object) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from fxquant import torch_ao
-from fxquant.presets import preset_rules
+from fxquant.activation_sites import SiteRule, check_activation
+from fxquant.chains import check_chain
+from fxquant.presets import links_of, preset_rules
 from fxquant.qconfigs import Ask, TensorAsk, check_ask
 from fxquant.recipe import Activation, Recipe, RecipeRule, Weight
 from fxquant.regexes import read_regex
@@ -29,6 +31,9 @@ def _rule(rule: RecipeRule, number: int, recipe: Recipe, target: str) -> Rule:
     label = f"rule {number} of {recipe.title}"
     targets = tuple(_target(text, label) for text in rule.targets)
     ignore = tuple(_target(text, label) for text in rule.ignore)
+    if isinstance(rule.scheme, tuple):
+        links = links_of(check_chain(rule.scheme, label), target)
+        return Rule(label, targets, ignore=ignore, chain=links, demand="error")
     if rule.scheme == "float":
         return Rule(label, targets, ignore=ignore, demand="error")
     if rule.scheme:
@@ -38,6 +43,17 @@ def _rule(rule: RecipeRule, number: int, recipe: Recipe, target: str) -> Rule:
     ask = torch_ao.read_qconfig(qconfig, label)
     check_ask(ask, label)
     return Rule(label, targets, qconfig, ask, ignore, demand="error")
+
+
+def activation_rules(recipe: Recipe) -> tuple[SiteRule, ...]:
+    """The rules for single activation sites, in order. FXQ126 for one that means nothing."""
+    found = []
+    for number, said in enumerate(recipe.activations, start=1):
+        label = f"activation rule {number} of {recipe.title}"
+        check_activation(said, label)
+        targets, ignore = (tuple(_target(text, label) for text in texts) for texts in (said.targets, said.ignore))
+        found.append(SiteRule(said, Rule(label, targets, ignore=ignore, demand="error")))
+    return tuple(found)
 
 
 def _target(text: str, owner: str) -> Target:

@@ -68,8 +68,16 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """One link of a fallback chain: a preset's name and rules; no rules is float."""
+
+    name: str
+    rules: RuleSet | None
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
-    """For these targets, less those: this qconfig, or what `scheme` says (None and None: float)."""
+    """For these targets, less those: this qconfig, or what `scheme` says, or the first of `chain` (none: float)."""
 
     label: str  # how *why* names it
     targets: tuple[Target, ...]
@@ -77,6 +85,7 @@ class Rule:
     ask: Ask | None = None  # what the qconfig asks
     ignore: tuple[Target, ...] = ()
     scheme: RuleSet | None = None
+    chain: tuple[Link, ...] = ()
     demand: Demand = "nothing"  # what it is to match nothing
 
 

@@ -151,7 +151,7 @@ def read_qconfig(qconfig: Any, owner: str) -> Ask:
         _build(factory, half, owner) for half, factory in zip(("activation", "weight"), halves, strict=True)
     )
     is_reuse = isinstance(activation, _ao().ReuseInputObserver)
-    return Ask(_ask_of(activation), _ask_of(weight), is_reuse)
+    return Ask(ask_of(activation), ask_of(weight), is_reuse)
 
 
 def _shown(value: object) -> str:
@@ -178,8 +178,8 @@ def _build(factory: Any, half: str, owner: str) -> Any:
         raise QConfigError("FXQ102", f"{owner}: the {half} observer cannot be built: {detail}", hint=hint) from error
 
 
-def _ask_of(observer: Any) -> TensorAsk:
-    """A fake quantize is read through to the observer inside it; what has no dtype (nn.Identity) asks nothing."""
+def ask_of(observer: Any) -> TensorAsk:
+    """What an observer asks, a fake quantize by the one inside it; without a dtype (nn.Identity) nothing."""
     inner = getattr(observer, "activation_post_process", observer)
     dtype = getattr(observer, "dtype", getattr(inner, "dtype", None))
     qscheme = getattr(observer, "qscheme", getattr(inner, "qscheme", None))

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from fxquant.batches import Batches, Reader
-from fxquant.calibration import Observing, has_observers, judge, leaves_of
+from fxquant.calibration import MOST_KEPT, Observing, has_observers, judge, leaves_of
 from fxquant.errors import CalibrationError, EmptyCalibrationError, FxQuantError, NonFiniteError, UsageError
 from fxquant.ledger import Ledger
 from fxquant.pipeline import Pass
 from fxquant.program import Program, Stage
 from fxquant.progress import tracked
 
-MAX_BATCHES = 128
+MAX_BATCHES = MOST_KEPT
 POLICIES = ("error", "skip", "replace")
 
 

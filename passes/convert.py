@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
 from fxquant import qdq
 from fxquant.custom import handled_by
@@ -25,6 +25,7 @@ from fxquant.origin import adopt, carry, split_last
 from fxquant.passes import _embedding, _handlers, _recurrent
 from fxquant.passes._canonical import is_activation_dequantize
 from fxquant.passes._functional import emit, is_weighted
+from fxquant.passes._moving import KEEPS_VALUES
 from fxquant.passes._ties import share_codes, tied_layers
 from fxquant.passes._weights import HALF_WEIGHTS, INT8_WEIGHTS, fetch, store, store_half
 from fxquant.passes.insert_observers import OBSERVED
@@ -92,12 +93,9 @@ def _quantize_activation(program: Program, node: fx.Node, observation: Observati
     graph.erase_node(node)
 
 
-_KEEPS_VALUES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
-
-
 def _kept_from(program: Program, source: fx.Node) -> QParams | None:
     """The input's scale and zero point, for a module that only moves values: codes stay codes."""
-    if type(program.module_of(source)) not in _KEEPS_VALUES:
+    if type(program.module_of(source)) not in KEEPS_VALUES:
         return None
     if not is_activation_dequantize(source.args[0]):
         return None

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fxquant.custom import CustomModule, handled_by, handler_for
 from fxquant.errors import UnknownTargetError, UnsupportedOpError, did_you_mean
 from fxquant.graphmodule import drop_unused_modules
-from fxquant.keep_float import is_kept_float, keep_float
+from fxquant.keep_float import is_kept_float, keep_float, kept_because
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import part_of, site_of, where
 from fxquant.passes import _attention, _embedding, _encoder, _handlers, _norm, _recurrent
@@ -28,6 +28,7 @@ from fxquant.passes._weights import put
 from fxquant.pipeline import Pass
 from fxquant.plan import Decision, Mode, QuantPlan
 from fxquant.program import Program, Stage
+from fxquant.rounds import tell
 from fxquant.torch_ao import is_observer, split_fused
 
 CODE = "FXQ208"
@@ -179,6 +180,13 @@ def _with_fates(program: Program, plan: QuantPlan, ledger: Ledger) -> QuantPlan:
         decision = plan.of(node)
         if decision is None or decision.mode is Mode.FLOAT or handled_by(node) is not None:
             continue
+        if decision.fallbacks and not part_of(node):
+            given, decision = decision, _fallen(node, module, decision)
+            if decision is not given:
+                changed[decision.site] = decision
+                tell(decision, ledger)
+            if decision.mode is Mode.FLOAT:
+                continue
         fate = Fate(Mode.FLOAT, "") if is_kept_float(node) else _fate(node, module, decision)
         if fate is None:
             continue
@@ -192,9 +200,18 @@ def _with_fates(program: Program, plan: QuantPlan, ledger: Ledger) -> QuantPlan:
             qconfig = None if fate.mode is Mode.FLOAT else fate.qconfig or decision.qconfig
             why = f"{decision.why}; {fate.why}" if fate.why else decision.why
             changed[decision.site] = replace(decision, mode=fate.mode, qconfig=qconfig, why=why)
-    if not changed:
-        return plan
-    return QuantPlan(tuple(changed.get(decision.site, decision) for decision in plan))
+    return plan.with_decisions(changed) if changed else plan
+
+
+def _fallen(node: fx.Node, module: nn.Module, decision: Decision) -> Decision:
+    """The first link of its chain that this leaf can have as it is; the last one where it can have none."""
+    while decision.fallbacks and decision.mode is not Mode.FLOAT:
+        kept = kept_because(node)
+        fate = Fate(Mode.FLOAT, kept) if is_kept_float(node) else _fate(node, module, decision)
+        if fate is None:
+            break
+        decision = decision.fall(fate.why)
+    return decision
 
 
 def _fate(node: fx.Node, module: nn.Module, decision: Decision) -> Fate | None:

@@ -13,7 +13,11 @@ from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, observer_of
 from fxquant.origin import adopt, site_of, where
+from fxquant.passes._activation_sites import execute as execute_activation_sites
+from fxquant.passes._activation_sites import has_own_site
+from fxquant.passes._landing import may_fall, not_observed
 from fxquant.passes._masks import masked_values
+from fxquant.passes._pairs import hide_relus, show
 from fxquant.passes._scalar_chains import give_own_observers, observers_within
 from fxquant.passes._shared_memory import in_shared_memory, read_unobserved
 from fxquant.pipeline import Pass
@@ -42,8 +46,10 @@ class InsertObservers(Pass):
         plan = _plan_of(program)
         static = [node for node in program.graph.nodes if plan.mode_of(node) is Mode.STATIC and not is_kept_float(node)]
         shared = in_shared_memory(program.graph_module)
+        hidden = hide_relus(program)
         prepared = prepare(program.graph_module, {node.name: plan.of(node).qconfig for node in static})  # type: ignore[union-attr, misc]
         program = replace(program, graph_module=prepared.graph_module, stage=Stage.PREPARED)
+        show(program.graph_module, hidden)
         give_own_observers(program.graph_module, lambda node: _observer_for(plan, node))
         _drop_idle_observers(program, prepared)
         read_unobserved(program.graph_module, shared)
@@ -51,20 +57,23 @@ class InsertObservers(Pass):
         for node in observers_within(program.graph_module):
             node.replace_all_uses_with(node.all_input_nodes[0])
             program.graph.erase_node(node)
+        execute_activation_sites(program, ledger)
         drop_unused_modules(program.graph_module)
         for node in program.graph.nodes:
             if observer_of(program.graph_module, node) is not None:
                 adopt(node, node.all_input_nodes[0])
             elif node.name in prepared.observed:
                 node.meta[OBSERVED] = True
+        unlanded: dict[str, str] = {}
         for node in static:
-            if not _is_landed(program, node):
-                self._report(program, node, ledger)
-        return program
+            if not _is_landed(program, node) and not has_own_site(program, node):
+                why = f"the engines have no int8 kernel for {_told(program, node)} here, or its inputs stay float"
+                self._report(program, node, why, ledger)
+                unlanded |= not_observed(program, node, why)
+        return replace(program, unlanded=unlanded)
 
-    def _report(self, program: Program, node: fx.Node, ledger: Ledger) -> None:
-        why = f"the engines have no int8 kernel for {_told(program, node)} here, or its inputs stay float"
-        if self.strict:
+    def _report(self, program: Program, node: fx.Node, why: str, ledger: Ledger) -> None:
+        if self.strict and not may_fall(program, node):
             raise BackendError(
                 "FXQ501",
                 f"'{site_of(node)}' stays float: {why}",

@@ -20,6 +20,7 @@ from fxquant.keep_float import is_kept_float
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import origins, part_of, site_of, where
 from fxquant.passes._canonical import is_activation_dequantize
+from fxquant.passes._landing import may_fall, not_lowered
 from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._native_ops import is_shared
 from fxquant.passes._parity import Mismatch, mismatches
@@ -67,6 +68,7 @@ class LowerNative(Pass):
             stage=Stage.LOWERED,
             unlowered=unlowered,
             findings=tuple(_finding(mismatch) for mismatch in found),
+            unlanded=not_lowered(program, lowered.native, {**lowered.refused, **_told(found)}),
         )
 
     def _mismatches(self, program: Program, lowered: Lowered) -> tuple[Mismatch, ...]:
@@ -79,7 +81,7 @@ class LowerNative(Pass):
             is_half = program.plan is not None and program.plan.mode_of(node) is Mode.FLOAT16
             ledger.settle(node, HALF_WEIGHTS if is_half else "int8", why)
         for node, why in lowered.refused.items():
-            if self.strict:
+            if self.strict and not may_fall(program, node):
                 raise LoweringError(
                     "FXQ504",
                     f"layer '{_named(node, ledger)}' stays float: {why}",
@@ -89,7 +91,7 @@ class LowerNative(Pass):
             ledger.decline("FXQ504", node, why=why)
         for mismatch in found:
             first = mismatch.layers[0]
-            if self.strict:
+            if self.strict and not may_fall(program, first):
                 told = f"layer '{_named(first, ledger)}': {mismatch}"
                 raise ParityError("FXQ505", told, hint=mismatch.hint, **_place(first, ledger))
             for layer in mismatch.layers:

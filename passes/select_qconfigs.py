@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from fxquant.activation_sites import decide_sites
 from fxquant.errors import BackendError, ContractError
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import part_key, part_of, scope, site_of, where
@@ -20,6 +21,7 @@ from fxquant.pipeline import Pass
 from fxquant.plan import Decision, Mode, QuantPlan
 from fxquant.policy import Policy
 from fxquant.program import Program, Stage
+from fxquant.rounds import CODE, tell
 from fxquant.rules import Site
 
 CALLS = ("call_module", "call_function", "call_method")
@@ -83,7 +85,8 @@ class SelectQConfigs(Pass):
                 declined.append((node, decision))
         if declined and (self.strict or self.policy.declined_is_error):
             raise _refused(declined)
-        return replace(program, plan=QuantPlan(tuple(decisions.values()))).at(Stage.PLANNED)
+        activations = decide_sites(self.policy.activations, list(sites.values()))
+        return replace(program, plan=QuantPlan(tuple(decisions.values()), activations)).at(Stage.PLANNED)
 
     def verify(self, program: Program) -> None:
         """Every call site has one decision, and it says why."""
@@ -111,8 +114,9 @@ def _write(decision: Decision, node: fx.Node, ledger: Ledger, *, is_first: bool)
         ledger.request(site, decision.requested, decision.why)
     elif decision.requested not in ledger[site].requested.split(", "):
         ledger.request_more(site, decision.requested, decision.why)
+    tell(decision, ledger)
     if decision.mode is Mode.FLOAT:
-        code = "FXQ204" if is_declined(decision) else ""
+        code = "FXQ204" if is_declined(decision) else CODE if decision.tried else ""
         ledger.settle_site(site, FLOAT, decision.why, module=scope(node), code=code, part=part_of(node))
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 from torch import nn
 
+from fxquant.activation_sites import ActivationRule
+from fxquant.chains import END, LINKS
 from fxquant.recipe import SCHEMES, Activation, Recipe, RecipeRule, Strict, Weight
 from fxquant.testing.layers import Layer, layers_of
 
@@ -33,7 +35,8 @@ def recipes(draw: st.DrawFn, model: nn.Module | None = None) -> Recipe:
     rules = draw(st.lists(_rules(targets, layers, is_free=model is None), max_size=_MOST))
     ignore = draw(st.lists(targets, max_size=_MOST, unique=True))
     strict = Strict(draw(st.sampled_from((True, False))), draw(st.booleans()) if model is None else False)
-    return Recipe(tuple(rules), tuple(ignore), strict)
+    sites = [draw(_sites(targets))] if draw(st.sampled_from((False, True))) else []
+    return Recipe(tuple(rules), tuple(ignore), strict, activations=tuple(sites))
 
 
 def _targets(layers: Sequence[Layer], *, is_free: bool) -> st.SearchStrategy[str]:
@@ -46,13 +49,29 @@ def _targets(layers: Sequence[Layer], *, is_free: bool) -> st.SearchStrategy[str
 
 
 @st.composite
+def _sites(draw: st.DrawFn, targets: st.SearchStrategy[str]) -> ActivationRule:
+    """A rule for single activation sites: float, or quantized otherwise."""
+    wanted, site = (draw(targets),), draw(st.sampled_from(("output", "input")))
+    if draw(st.booleans()):
+        bits, observer = draw(st.integers(2, 8)), draw(st.sampled_from(("", "minmax", "moving-average", "histogram")))
+        return ActivationRule(wanted, site, "", bits, observer, draw(st.sampled_from(("", "uint8", "int8"))))
+    return ActivationRule(wanted, site, "float")
+
+
+@st.composite
 def _rules(draw: st.DrawFn, targets: st.SearchStrategy[str], layers: Sequence[Layer], *, is_free: bool) -> RecipeRule:
     wanted = tuple(draw(st.lists(targets, min_size=1, max_size=_MOST, unique=True)))
     ignore = tuple(draw(st.lists(targets, max_size=_MOST, unique=True)))
     if draw(st.booleans()):
         weight, activation = draw(_halves(has_channels=not _names_flat(wanted, layers), is_free=is_free))
         return RecipeRule(wanted, ignore, "", weight, activation)
-    return RecipeRule(wanted, ignore, draw(st.sampled_from(SCHEMES[::-1])))
+    return RecipeRule(wanted, ignore, draw(st.sampled_from(SCHEMES[::-1]) | _chains()))
+
+
+def _chains() -> st.SearchStrategy[tuple[str, ...]]:
+    """Fallback chains, with "float" at the end or without."""
+    links = st.lists(st.sampled_from([link for link in LINKS if link != END]), min_size=1, max_size=_MOST, unique=True)
+    return st.builds(lambda some, end: (*some, *end), links, st.sampled_from(((), (END,))))
 
 
 def _names_flat(targets: Sequence[str], layers: Sequence[Layer]) -> bool:

@@ -278,6 +278,8 @@ EXPECTED = {
     "RNN:float32 sigmoid:float32",
     "float16": "Conv2d:float32 ConvTranspose2d:float32 PReLU:float32 Linear:float16 LayerNorm:float32 "
     "Embedding:float32 EmbeddingBag:float32 LSTM:float16 GRU:float32 LSTMCell:float32 RNN:float32 sigmoid:float32",
+    "hybrid": "Conv2d:static ConvTranspose2d:static PReLU:static Linear:static LayerNorm:static Embedding:weight-only "
+    "EmbeddingBag:weight-only LSTM:dynamic GRU:dynamic LSTMCell:dynamic RNN:float32 sigmoid:static",
 }
 
 
@@ -340,7 +342,7 @@ def test_a_policy_reads_as_itself_and_not_for_another_target():
         read_policy(policy, target="onednn")
 
 
-@pytest.mark.parametrize("given", [None, 3, b"int8", ["int8"], object(), get_default_qconfig("x86"), MinMaxObserver])
+@pytest.mark.parametrize("given", [None, 3, b"int8", {3}, object(), get_default_qconfig("x86"), MinMaxObserver])
 def test_what_is_no_policy_is_said_so(given):
     with pytest.raises(QConfigError, match="is no policy") as caught:
         read_policy(given, target="x86")
@@ -392,7 +394,7 @@ def test_junk_in_the_place_of_a_policy_never_escapes_the_error_tree(junk):
     try:
         assert isinstance(read_policy(junk, target="x86"), Policy)
     except FxQuantError as error:
-        assert error.code in {"FXQ101", "FXQ102", "FXQ103"}
+        assert error.code in {"FXQ101", "FXQ102", "FXQ103", "FXQ125"}
 
 
 def test_reading_a_policy_warns_of_nothing_and_leaves_the_filters_alone():

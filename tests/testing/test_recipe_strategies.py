@@ -54,6 +54,7 @@ KINDS = {
     "only a weight": lambda rule: rule.weight and not rule.activation,
     "only an activation": lambda rule: rule.activation and not rule.weight,
     "both": lambda rule: rule.weight and rule.activation,
+    "a chain": lambda rule: isinstance(rule.scheme, tuple),
     "what is ignored": lambda rule: rule.ignore,
     "a regex": lambda rule: any(target.startswith("re:") for target in rule.targets),
     "a star": lambda rule: "*" in rule.targets,
@@ -74,6 +75,11 @@ def test_every_kind_of_rule_is_drawn(kind):
 def test_what_is_an_error_is_drawn():
     assert find(recipes(), lambda recipe: recipe.strict.declined)
     assert find(OF_NET, lambda recipe: not recipe.strict.unmatched)
+
+
+@pytest.mark.parametrize("is_float", [True, False])
+def test_rules_for_activation_sites_are_drawn(is_float):
+    assert find(recipes(), lambda recipe: any(said.keeps_float is is_float for said in recipe.activations))
 
 
 def test_it_shrinks_to_the_empty_recipe():
