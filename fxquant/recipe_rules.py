@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fxquant import torch_ao
+from fxquant.number_formats import WEIGHT_OPTIONS, format_name, is_small_float, weight_ask
 from fxquant.presets import preset_rules
 from fxquant.qconfigs import Ask, TensorAsk, check_ask
 from fxquant.recipe import Activation, Recipe, RecipeRule, Weight
@@ -51,6 +52,9 @@ def _target(text: str, owner: str) -> Target:
 def _weight(weight: Weight | None) -> TensorAsk:
     if weight is None:
         return TensorAsk()
+    own = weight_ask(weight.dtype, **{name: getattr(weight, name) for name in WEIGHT_OPTIONS})
+    if own is not None:
+        return own
     low, high = _range(weight.dtype, weight.num_bits)
     return TensorAsk(
         dtype=_dtype(weight.dtype),
@@ -66,6 +70,9 @@ def _weight(weight: Weight | None) -> TensorAsk:
 def _activation(activation: Activation | None) -> TensorAsk:
     if activation is None:
         return TensorAsk()
+    if is_small_float(activation.dtype):
+        watching = _OBSERVERS[activation.observer][0]
+        return TensorAsk(format_name(activation.dtype), is_dynamic=activation.dynamic, is_symmetric=True, observer=watching)
     low, high = _range(activation.dtype, activation.num_bits - activation.reduce_range)
     return TensorAsk(
         dtype=_dtype(activation.dtype),

@@ -25,10 +25,11 @@ from fxquant.origin import adopt, carry, split_last
 from fxquant.passes import _embedding, _handlers, _recurrent
 from fxquant.passes._canonical import is_activation_dequantize
 from fxquant.passes._functional import emit, is_weighted
-from fxquant.passes._weights import HALF_WEIGHTS, INT8_WEIGHTS, fetch, store, store_half
+from fxquant.passes._held import own_ask
+from fxquant.passes._weights import INT8_WEIGHTS, fetch, store, store_half
 from fxquant.passes.insert_observers import OBSERVED
 from fxquant.pipeline import Pass
-from fxquant.plan import Mode
+from fxquant.plan import HELD_MODES, Decision, Mode
 from fxquant.program import Program, Stage
 from fxquant.targets import has_saturation_risk, isa
 from fxquant.torch_ao import split_fused
@@ -116,10 +117,18 @@ def _convert_layer(program: Program, node: fx.Node, ledger: Ledger) -> None:
         _BY_MODE[decision.mode](program, node, decision.qconfig)
     else:
         return
-    if decision.mode in _HELD_AS:  # what an engine runs is settled again when it is lowered
-        held = _HELD_AS[decision.mode]
+    if decision.mode in HELD_MODES:  # what an engine runs is settled again when it is lowered
+        held = _held_as(decision)
         why = f"{program.target} has no kernel for {type(base).__name__} on {held} alone: the weight is widened ahead"
         ledger.settle(node, held, why)
+
+
+def _held_as(decision: Decision) -> str:
+    """How the weights of a decision are stored, in the ledger's words."""
+    if decision.mode is not Mode.WEIGHT_ONLY:
+        return f"{decision.mode} weights"
+    ask = own_ask(decision.qconfig)
+    return INT8_WEIGHTS if ask is None else f"{ask.dtype} weights"
 
 
 def _static(program: Program, node: fx.Node, qconfig: object) -> None:
@@ -146,18 +155,23 @@ def _dynamic(program: Program, node: fx.Node, qconfig: object) -> None:
     _replace(program, node, qconfig, quantized_input)
 
 
-def _float16(program: Program, node: fx.Node, qconfig: object) -> None:
-    """Keep the weight as float16; it is widened when it is used."""
+def _half(program: Program, node: fx.Node, dtype: torch.dtype) -> None:
+    """Keep the weight as 16-bit floats; it is widened when it is used."""
     graph, name = program.graph, str(node.target)
     module, _ = split_fused(program.graph_module.get_submodule(name))
-    store_half(program.graph_module, name, module)
+    held = store_half(program.graph_module, name, module, dtype)
     with graph.inserting_before(node):
-        half = adopt(graph.get_attr(f"{name}.weight"), node)
-        weight = adopt(graph.call_method("to", (half, torch.float32)), node)
-        bias = None if getattr(module, "bias", None) is None else adopt(graph.get_attr(f"{name}.bias"), node)
-        made = carry(emit(graph, module, node.args[0], weight, bias), node)
+        made = carry(emit(graph, module, node.args[0], *fetch(graph, name, held, node)), node)
     node.replace_all_uses_with(made)
     graph.erase_node(node)
+
+
+def _float16(program: Program, node: fx.Node, qconfig: object) -> None:
+    _half(program, node, torch.float16)
+
+
+def _bfloat16(program: Program, node: fx.Node, qconfig: object) -> None:
+    _half(program, node, torch.bfloat16)
 
 
 def _replace(
@@ -177,5 +191,10 @@ def _replace(
     graph.erase_node(node)
 
 
-_BY_MODE = {Mode.STATIC: _static, Mode.DYNAMIC: _dynamic, Mode.WEIGHT_ONLY: _weight_only, Mode.FLOAT16: _float16}
-_HELD_AS = {Mode.WEIGHT_ONLY: INT8_WEIGHTS, Mode.FLOAT16: HALF_WEIGHTS}
+_BY_MODE = {
+    Mode.STATIC: _static,
+    Mode.DYNAMIC: _dynamic,
+    Mode.WEIGHT_ONLY: _weight_only,
+    Mode.FLOAT16: _float16,
+    Mode.BFLOAT16: _bfloat16,
+}

@@ -7,7 +7,8 @@ from typing import Any
 
 from fxquant.presets import type_name
 from fxquant.qconfigs import Ask, TensorAsk
-from fxquant.torch_ao import MappingLevels, make_mapping, make_qconfig, observer_options
+from fxquant.observers import observer_options
+from fxquant.torch_ao import MappingLevels, make_mapping, make_qconfig
 
 Entry = tuple[str, Ask | None]  # None: float
 
