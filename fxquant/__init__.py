@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fxquant.asking import qconfig
     from fxquant.artifact.loading import load
     from fxquant.compiler import compile, default_pipeline
     from fxquant.compressing import compress
@@ -60,6 +61,7 @@ _HOMES = {
     "load": "fxquant.artifact.loading",
     "load_weights": "fxquant.weights",
     "measure": "fxquant.measuring",
+    "qconfig": "fxquant.asking",
     "snapshot": "fxquant.graphs.snapping",
     "sqnr_db": "fxquant.numerics",
 }
@@ -92,6 +94,7 @@ __all__ = [
     "load",
     "load_weights",
     "measure",
+    "qconfig",
     "snapshot",
     "sqnr_db",
 ]

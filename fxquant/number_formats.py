@@ -1,6 +1,6 @@
 """Number formats by name, as recipes and `fxquant.qconfig` spell them: what there is, what is asked, what makes no sense.
 
-    int8 uint8 int4 float16 bfloat16 float32        float8_e4m3 float8_e5m2        e3m2: any split of a small float
+int8 uint8 int4 float16 bfloat16 float32        float8_e4m3 float8_e5m2        e3m2: any split of a small float
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ _SMALL_FLOATS = ("float8_e4m3", "float8_e5m2")
 WEIGHT_DTYPES = ("int8", "uint8", "int4", "float16", "bfloat16", "float32", *_SMALL_FLOATS)
 ACTIVATION_DTYPES = ("uint8", "int8", "float16", "bfloat16", "float32", *_SMALL_FLOATS)
 WEIGHT_OPTIONS = ("granularity", "axis", "symmetric", "num_bits", "group_size")
-SPLITS = f"e<x>m<y> with 1 to {MOST_EXPONENT} bits of exponent, at most {MOST_MANTISSA} of mantissa, from 3 to 16 in all"
+SPLITS = (
+    f"e<x>m<y> with 1 to {MOST_EXPONENT} bits of exponent, at most {MOST_MANTISSA} of mantissa, from 3 to 16 in all"
+)
 
 Wrong = tuple[str, Any, str]  # option, its value, what was expected
 
@@ -31,9 +33,9 @@ def format_name(name: str) -> str:
     return str(read_format(name))
 
 
-def weight_ask(dtype: str, *, granularity: str, axis: int, symmetric: bool, num_bits: int, group_size: int) -> (
-    TensorAsk | None
-):
+def weight_ask(
+    dtype: str, *, granularity: str, axis: int, symmetric: bool, num_bits: int, group_size: int
+) -> TensorAsk | None:
     """What is asked of a weight in groups or in a small float format; None for what torch.ao has observers for."""
     if dtype == "int4":
         half = 1 << (min(num_bits, BITS) - 1)

@@ -116,10 +116,11 @@ def _bfloat16(target: str) -> tuple[Pairs, object | None]:
 
 
 def _float8(target: str) -> tuple[Pairs, object | None]:
-    """e4m3 weights per channel and e4m3 activations per tensor, in simulation."""
+    """e4m3 weights per channel and e4m3 activations per tensor, in simulation; recurrent layers and tables weights only."""
     activation = TensorAsk("float8_e4m3fn", is_symmetric=True, observer="MinMaxObserver")
-    both = torch_ao.make_qconfig(Ask(activation, FloatWeights("float8_e4m3fn")().ask))
-    return _each((*LINEAR, *CONV, *CONV_TRANSPOSE, *ATTENTION), both), None
+    weight = FloatWeights("float8_e4m3fn")().ask
+    held, both = (torch_ao.make_qconfig(Ask(asked, weight)) for asked in (TensorAsk(), activation))
+    return [*_each((*RECURRENT, *EMBEDDING), held), *_each(FLOAT_ONLY, None)], both
 
 
 def _float16(target: str) -> tuple[Pairs, object | None]:

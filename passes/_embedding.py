@@ -21,7 +21,6 @@ from fxquant.torch_ao import quiet, rows_qconfig
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
-
 def fate(module: nn.Module, decision: Decision) -> Fate | None:
     """Rows of uint8 codes, or float with the reason."""
     assert isinstance(module, EMBEDDINGS)

@@ -118,7 +118,14 @@ def float_gru(x: Tensor, hx: Any, weights: Any, layers: int, is_bidirectional: b
 
 
 def _run(
-    kernel: Any, states: int, x: Tensor, hx: Any, weights: Any, layers: int, is_bidirectional: bool, is_batch_first: bool
+    kernel: Any,
+    states: int,
+    x: Tensor,
+    hx: Any,
+    weights: Any,
+    layers: int,
+    is_bidirectional: bool,
+    is_batch_first: bool,
 ) -> Any:
     has_biases, is_batched = weights[2] is not None, x.dim() == 3
     flat = [weight for weight in weights if weight is not None]

@@ -46,9 +46,15 @@ def fate(module: nn.Module, node: fx.Node, decision: Decision) -> Fate | None:
         return None
     activation = read_qconfig(decision.qconfig, name).activation
     if activation.is_simulated or activation.num_bits < 8:
-        return Fate(Mode.FLOAT, f"the canonical {name} quantizes activations to 8 bits, the qconfig asks for {activation}")
+        return Fate(
+            Mode.FLOAT, f"the canonical {name} quantizes activations to 8 bits, the qconfig asks for {activation}"
+        )
     if own_ask(decision.qconfig) is not None:
-        return Fate(Mode.DYNAMIC, f"there is no static {name}: its activations are quantized as they come") if decision.mode is Mode.STATIC else None
+        return (
+            Fate(Mode.DYNAMIC, f"there is no static {name}: its activations are quantized as they come")
+            if decision.mode is Mode.STATIC
+            else None
+        )
     weight_dtype = _weight_dtype(decision.qconfig)
     if weight_dtype is not torch.qint8:
         return Fate(Mode.FLOAT, f"the engines' {name} kernel takes qint8 weights, the qconfig asks for {weight_dtype}")

@@ -124,9 +124,7 @@ def put(graph_module: fx.GraphModule, name: str, held: nn.Module) -> None:
     setattr(graph_module.get_submodule(parent), last, held)
 
 
-def fetch(
-    graph: fx.Graph, name: str, held: QuantizedWeight | Held, like: fx.Node
-) -> tuple[fx.Node, fx.Node | None]:
+def fetch(graph: fx.Graph, name: str, held: QuantizedWeight | Held, like: fx.Node) -> tuple[fx.Node, fx.Node | None]:
     """Nodes that give the dequantized weight and the bias; the graph's insertion point is the caller's."""
 
     def get(part: str) -> fx.Node:

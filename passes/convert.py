@@ -18,11 +18,14 @@ from torch import fx, nn
 from fxquant import qdq
 from fxquant.custom import handled_by
 from fxquant.errors import PassError
+from fxquant.float_formats import FloatFormat, choose_float_scale, simulate_float
+from fxquant.float_observer import float_range
 from fxquant.graphmodule import drop_unused_modules
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, QParams, observer_of
+from fxquant.observers import format_of
 from fxquant.origin import adopt, carry, split_last
-from fxquant.passes import _embedding, _handlers, _recurrent
+from fxquant.passes import _embedding, _handlers, _recurrent, _simulated
 from fxquant.passes._canonical import is_activation_dequantize
 from fxquant.passes._functional import emit, is_weighted
 from fxquant.passes._held import own_ask
@@ -32,7 +35,7 @@ from fxquant.pipeline import Pass
 from fxquant.plan import HELD_MODES, Decision, Mode
 from fxquant.program import Program, Stage
 from fxquant.targets import has_saturation_risk, isa
-from fxquant.torch_ao import split_fused
+from fxquant.torch_ao import read_qconfig, split_fused
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Convert(Pass):
         _keep_what_others_read(program)
         for node in [node for node in program.graph.nodes if node.op == "call_module"]:
             _convert_layer(program, node, ledger)
+        _simulated.settle(program, ledger)
         program.graph.eliminate_dead_code()
         drop_unused_modules(program.graph_module)
         return program.at(Stage.CONVERTED)
@@ -79,6 +83,14 @@ def _keep_what_others_read(program: Program) -> None:
 def _quantize_activation(program: Program, node: fx.Node, observation: Observation) -> None:
     """x → observer becomes x → quantize → dequantize."""
     graph, source = program.graph, node.all_input_nodes[0]
+    watched = float_range(observation.module)
+    if watched is not None:
+        scale, fmt = watched
+        with graph.inserting_before(node):
+            value = graph.call_function(simulate_float, (source, scale, fmt.exponent_bits, fmt.mantissa_bits))
+        node.replace_all_uses_with(adopt(value, node))
+        graph.erase_node(node)
+        return
     qparams = _kept_from(program, source) or observation.qparams()
     limits = qparams.quant_min, qparams.quant_max, qparams.dtype
     with graph.inserting_before(node):
@@ -142,11 +154,21 @@ def _weight_only(program: Program, node: fx.Node, qconfig: object) -> None:
 
 def _dynamic(program: Program, node: fx.Node, qconfig: object) -> None:
     is_reduced = program.target in ("x86", "fbgemm") or has_saturation_risk(program.target, isa())
+    asked = read_qconfig(qconfig, f"the plan, for '{node.target}'").activation
+    fmt, bits = format_of(asked), asked.num_bits
+
+    def simulated_input(graph: fx.Graph, x: fx.Node, fmt: FloatFormat) -> fx.Node:
+        scale = adopt(graph.call_function(choose_float_scale, (x, fmt.exponent_bits, fmt.mantissa_bits)), node)
+        value = graph.call_function(simulate_float, (x, scale, fmt.exponent_bits, fmt.mantissa_bits))
+        return adopt(value, node)
 
     def quantized_input(graph: fx.Graph, x: fx.Node) -> fx.Node:
-        qparams = graph.call_function(qdq.choose_qparams, (x, is_reduced))
+        if fmt is not None:
+            return simulated_input(graph, x, fmt)
+        given = (x, is_reduced) if bits == 8 else (x, False, bits)
+        qparams = graph.call_function(qdq.choose_qparams, given)
         scale, zero_point = (graph.call_function(operator.getitem, (qparams, index)) for index in (0, 1))
-        codes = graph.call_function(qdq.quantize_per_tensor, (x, scale, zero_point, 0, 255, torch.uint8))
+        codes = graph.call_function(qdq.quantize_per_tensor, (x, scale, zero_point, 0, (1 << bits) - 1, torch.uint8))
         value = graph.call_function(qdq.dequantize_per_tensor, (codes, scale, zero_point))
         for made in (qparams, scale, zero_point, codes, value):
             adopt(made, node)

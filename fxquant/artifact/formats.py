@@ -72,10 +72,15 @@ def simulate_float(checker: Checker, spec: NodeSpec) -> None:
     """A format, and a scale that is a number or is computed."""
     _format(checker, spec, *spec.args[2:4])
     scale = spec.args[1]
-    if not isinstance(scale, Ref) and not (
-        type(scale) is float and isfinite(scale) and SMALLEST <= scale <= LARGEST
-    ):
+    if not isinstance(scale, Ref) and not (type(scale) is float and isfinite(scale) and SMALLEST <= scale <= LARGEST):
         checker.wrong(spec, f"its scale is {scale!r:.40}")
+
+
+def choose_qparams(checker: Checker, spec: NodeSpec) -> None:
+    """A bit width, where one is named."""
+    bits = spec.args[2] if len(spec.args) > 2 else 8
+    if type(bits) is not int or not 2 <= bits <= 8:
+        checker.wrong(spec, f"its bits are {bits!r:.40}, not from 2 to 8")
 
 
 def choose_float_scale(checker: Checker, spec: NodeSpec) -> None:

@@ -199,6 +199,7 @@ _CHECKS: dict[str, Callable[[Checker, NodeSpec], None]] = {
     "fxq.dequantize_groups": formats.dequantize_groups,
     "fxq.dequantize_floats": formats.dequantize_floats,
     "fxq.simulate_float": formats.simulate_float,
+    "fxq.choose_qparams": formats.choose_qparams,
     "fxq.choose_float_scale": formats.choose_float_scale,
     "fxq.store": Checker.store,
     "nn.linear": Checker.linear,

@@ -82,10 +82,10 @@ def dynamic(given: Any, step: Step) -> Bounded:
 
 
 @rule("choose_qparams")
-def choose(given: Any, reduce_range: bool) -> Step:
+def choose(given: Any, reduce_range: bool, num_bits: int = 8) -> Step:
     """The step of the widest range, which always holds zero."""
     x = lifted(given)
-    levels = 127 if reduce_range else 255
+    levels = 127 if reduce_range else (1 << num_bits) - 1
     if not x.numel():
         return Step(0.0, 0.0)
 
