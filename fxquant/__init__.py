@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fxquant.asking import qconfig
     from fxquant.artifact.loading import load
+    from fxquant.asking import qconfig
     from fxquant.compiler import compile, default_pipeline
     from fxquant.compressing import compress
     from fxquant.custom import CustomModule

@@ -34,7 +34,7 @@ def qconfig(
 
     Args:
         weight: 'int8', 'int4' (two codes in a byte), 'float16', 'bfloat16', 'float8_e4m3', 'float8_e5m2', or any split
-            of a small float such as 'e3m2'. Of embeddings the engines serve 'int4', the 16-bit floats and the small ones.
+            of a small float such as 'e3m2'. All but 'int8' serve embeddings too, whose int8 rows a preset asks for.
         activation: None leaves activations float (weight-only); else 'uint8', or a small float, which is simulated.
         group_size: of int4: how many values of a row share a scale, 32 where it is not said. A row's last group has
             what is left over.
@@ -94,7 +94,7 @@ def _check(half: str, name: str, value: Any, option: Field[Any]) -> None:
         raise _wrong(half, name, value, _KINDS[wanted])
     if one_of and value not in one_of and not (name == "dtype" and is_small_float(value)):
         also = f", or {SPLITS}" if name == "dtype" else ""
-        raise _wrong(half, name, value, f"one of {', '.join(one_of)}{also}", hint=did_you_mean(value, one_of))
+        raise _wrong(half, name, value, f"one of {', '.join(one_of)}{also}", hint=did_you_mean(str(value), one_of))
     if name == "num_bits" and value not in range(2, 9):
         raise _wrong(half, name, value, "a whole number from 2 to 8")
 

@@ -1,4 +1,4 @@
-"""Number formats by name, as recipes and `fxquant.qconfig` spell them: what there is, what is asked, what makes no sense.
+"""Number formats by name, as recipes and `fxquant.qconfig` spell them: what there is, and what makes no sense.
 
 int8 uint8 int4 float16 bfloat16 float32        float8_e4m3 float8_e5m2        e3m2: any split of a small float
 """

@@ -116,11 +116,11 @@ def _bfloat16(target: str) -> tuple[Pairs, object | None]:
 
 
 def _float8(target: str) -> tuple[Pairs, object | None]:
-    """e4m3 weights per channel and e4m3 activations per tensor, in simulation; recurrent layers and tables weights only."""
+    """e4m3 weights per channel and activations per tensor, in simulation; of recurrent layers and tables the weights."""
     activation = TensorAsk("float8_e4m3fn", is_symmetric=True, observer="MinMaxObserver")
     weight = FloatWeights("float8_e4m3fn")().ask
     held, both = (torch_ao.make_qconfig(Ask(asked, weight)) for asked in (TensorAsk(), activation))
-    return [*_each((*RECURRENT, *EMBEDDING), held), *_each(FLOAT_ONLY, None)], both
+    return [*_each((*RECURRENT, *EMBEDDING), held), *_each((*FLOAT_ONLY, nn.PReLU, F.prelu), None)], both
 
 
 def _float16(target: str) -> tuple[Pairs, object | None]:

@@ -1,4 +1,4 @@
-"""Weights that fxquant holds in formats of its own: groups of 4 bits, small floats, bfloat16; and how graphs read them."""
+"""Weights in formats of fxquant's own (groups of 4 bits, small floats) and in 16-bit floats; how graphs read them."""
 
 from __future__ import annotations
 

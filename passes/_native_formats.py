@@ -90,8 +90,9 @@ def embedding_int4(
 ) -> Tensor:
     """Only the rows that are looked up are widened."""
     flat = indices.reshape(-1)
-    picked = (None if part is None else part.index_select(0, flat) for part in (packed, scale, zero_point))
-    rows = groups.dequantize_groups(*picked, group_size, (flat.numel(), *shape[1:]))  # type: ignore[arg-type]
+    zero = None if zero_point is None else zero_point.index_select(0, flat)
+    picked = packed.index_select(0, flat), scale.index_select(0, flat), zero
+    rows = groups.dequantize_groups(*picked, group_size, (flat.numel(), *shape[1:]))
     return rows.view(*indices.shape, *shape[1:])
 
 
@@ -107,12 +108,16 @@ def _float_recurrent(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     return made
 
 
-def float_lstm(x: Tensor, hx: Any, weights: Any, layers: int, is_bidirectional: bool, is_batch_first: bool) -> Any:
+def lstm_on_widened_weights(
+    x: Tensor, hx: Any, weights: Any, layers: int, is_bidirectional: bool, is_batch_first: bool
+) -> Any:
     """(output, h, c) of torch's LSTM."""
     return _run(torch.lstm, 2, x, hx, weights, layers, is_bidirectional, is_batch_first)
 
 
-def float_gru(x: Tensor, hx: Any, weights: Any, layers: int, is_bidirectional: bool, is_batch_first: bool) -> Any:
+def gru_on_widened_weights(
+    x: Tensor, hx: Any, weights: Any, layers: int, is_bidirectional: bool, is_batch_first: bool
+) -> Any:
     """(output, h) of torch's GRU."""
     return _run(torch.gru, 1, x, hx, weights, layers, is_bidirectional, is_batch_first)
 
@@ -141,4 +146,4 @@ def _run(
     return found if is_batched else tuple(part.squeeze(1) for part in found)
 
 
-_FLOAT_KERNELS = {recurrent.lstm: float_lstm, recurrent.gru: float_gru}
+_FLOAT_KERNELS = {recurrent.lstm: lstm_on_widened_weights, recurrent.gru: gru_on_widened_weights}

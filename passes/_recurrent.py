@@ -14,10 +14,10 @@ import torch
 from torch import fx, nn
 
 from fxquant import recurrent
-from fxquant.origin import adopt, carry
+from fxquant.origin import carry
 from fxquant.passes._fate import Fate
-from fxquant.passes._tuples import substitute
 from fxquant.passes._held import HALF_MODES, HalfWeight, own_ask
+from fxquant.passes._tuples import substitute
 from fxquant.passes._weights import fetch, held_weight, put
 from fxquant.plan import Decision, Mode
 from fxquant.program import Program

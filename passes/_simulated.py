@@ -26,7 +26,7 @@ _HINT = "to run it, ask for uint8 activations of 8 bits and int8 weights"
 
 
 def settle(program: Program, ledger: Ledger) -> None:
-    """Write down for each simulated site what is simulated, and why: the canonical graph computes it, no engine does."""
+    """Write down for each simulated site what is simulated, and why no engine runs it."""
     ask_of = cache(lambda qconfig: read_qconfig(qconfig, "the plan"))
     for node in program.graph.nodes:
         decision = None if program.plan is None else program.plan.of(node)
@@ -36,8 +36,8 @@ def settle(program: Program, ledger: Ledger) -> None:
         why = refusal(ask, has_weight=bool(held))
         if why is None or not (held or _is_rounded(node)):
             continue
-        weight = f" × {ask.weight}" if held else ""
-        ledger.settle(node, f"simulated {ask.activation}{weight}", f"{why}: computed on the canonical graph", code=CODE, hint=_HINT)  # fmt: skip
+        effective = f"simulated {ask.activation}" + (f" × {ask.weight}" if held else "")
+        ledger.settle(node, effective, f"{why}: computed on the canonical graph", code=CODE, hint=_HINT)
 
 
 def _may_be(node: fx.Node, decision: Decision) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import fx
 
 from fxquant.errors import LoweringError, ParityError
@@ -100,7 +101,8 @@ def _runs_as(program: Program, node: fx.Node) -> str:
     """What a layer that a kernel runs is called: by its weights, where these alone are narrow."""
     mode = Mode.STATIC if program.plan is None else program.plan.mode_of(node)
     held = held_as(node, program.graph_module) if mode in HELD_MODES else ""
-    return "int8" if held in ("", INT8_WEIGHTS) else held
+    is_on_codes = held == INT8_WEIGHTS and node.target in (F.embedding, F.embedding_bag)
+    return "int8" if not held or is_on_codes else held
 
 
 def _told(found: tuple[Mismatch, ...]) -> dict[fx.Node, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fxquant.observers import observer_options
 from fxquant.presets import type_name
 from fxquant.qconfigs import Ask, TensorAsk
-from fxquant.observers import observer_options
 from fxquant.torch_ao import MappingLevels, make_mapping, make_qconfig
 
 Entry = tuple[str, Ask | None]  # None: float
