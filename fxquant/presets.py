@@ -116,7 +116,7 @@ def _bfloat16(target: str) -> tuple[Pairs, object | None]:
 
 
 def _float8(target: str) -> tuple[Pairs, object | None]:
-    """e4m3 weights per channel and activations per tensor, in simulation; of recurrent layers and tables the weights."""
+    """e4m3 weights per channel, activations per tensor, simulated; of recurrent layers and tables the weights."""
     activation = TensorAsk("float8_e4m3fn", is_symmetric=True, observer="MinMaxObserver")
     weight = FloatWeights("float8_e4m3fn")().ask
     held, both = (torch_ao.make_qconfig(Ask(asked, weight)) for asked in (TensorAsk(), activation))
