@@ -22,8 +22,8 @@ def lower(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     """The kernel's call for a canonical recurrent op; None for other nodes, and where the engine refuses."""
     if node.op != "call_function" or node.target not in KERNELS or node in native.avoid:
         return None
-    held, is_dynamic = held_as(node, native.canonical), node.args[-2]
-    if held != (INT8_WEIGHTS if is_dynamic else HALF_WEIGHTS):
+    is_dynamic = node.args[-2]
+    if held_as(node, native.canonical) != (INT8_WEIGHTS if is_dynamic else HALF_WEIGHTS):
         return None  # these kernels quantize activations with int8 weights, and with none else
     arguments: Any = node.args
     x, hx, weights, *options, _, is_reduced = arguments

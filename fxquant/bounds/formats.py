@@ -61,20 +61,20 @@ def _step(x: Bounded, scale: float, fmt: FloatFormat) -> Tensor:
     return (largest * 2.0**-fmt.mantissa_bits).clamp(min=fmt.smallest * scale)
 
 
-def weight_error(node: fx.Node, value: Tensor, get: Callable[[Any], Any]) -> Tensor | None:
-    """How far a widened weight may be from the float one; None for other nodes than those of WIDENS."""
+def weight_error(node: fx.Node, value: Tensor, get: Callable[[Any], Any]) -> Tensor:
+    """How far a weight that one of WIDENS gives may be from the float one."""
     if node.target is groups.dequantize_groups:
         scale, group_size = get(node.args[1]).double(), int(get(node.args[3]))
         size = value[0].numel()
         spread = scale.repeat_interleave(group_size, dim=1)[:, :size].reshape(value.shape)
-        return HALF * spread + 2.0**-20 * value.double().abs()
-    if node.target is not float_formats.dequantize_floats:
-        return None
+        of_groups: Tensor = HALF * spread + 2.0**-20 * value.double().abs()
+        return of_groups
     scale, exponent_bits, mantissa_bits, axis = map(get, node.args[1:])
     shape = [-1 if dim == axis else 1 for dim in range(value.dim())] if axis is not None else []
     spread = scale.double().view(shape)
     step = float_formats.spacing(value.double() / spread, FloatFormat(exponent_bits, mantissa_bits)) * spread
-    return HALF * step + 2.0**-20 * value.double().abs()
+    error: Tensor = HALF * step + 2.0**-20 * value.double().abs()
+    return error
 
 
 def bfloat16_slack(node: fx.Node, held: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -84,5 +84,5 @@ def bfloat16_slack(node: fx.Node, held: Any, args: tuple[Any, ...], kwargs: dict
     x, weight, bias, *options = args
     bias = None if bias is None else lifted(bias).value.abs()
     reach = lifted(x).value.abs() + lifted(x).error
-    size: Tensor = node.target(reach, lifted(weight).value.abs(), bias, *options, **kwargs)  # type: ignore[operator]
+    size: Tensor = node.target(reach, lifted(weight).value.abs(), bias, *options, **kwargs)
     return 2 * BFLOAT16 * (1 + BFLOAT16) * size

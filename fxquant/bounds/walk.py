@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from fxquant import float_formats, qdq, recurrent
-from fxquant.bounds import (
+from fxquant.bounds import (  # noqa: F401 (they fill the table)
     deciding,
     elementwise,
     formats,
@@ -21,7 +21,7 @@ from fxquant.bounds import (
     reducing,
     rounding,
     writing,
-)  # noqa: F401 (they fill the table)
+)
 from fxquant.bounds.bounded import Bounded, NoBound, exact, lifted, rule_of
 from fxquant.bounds.rounding import Codes, Step
 from fxquant.origin import site_of
