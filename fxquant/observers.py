@@ -116,8 +116,8 @@ def float_codes(weight: Tensor, ask: TensorAsk) -> FloatCodes:
         scale = covering_scale(size.amax() if size.numel() else size.new_zeros(()), fmt)
         spread = scale
     else:
-        moved = size.movedim(axis, 0).flatten(1)
-        most = moved.amax(1) if moved.shape[1] else moved.new_zeros(moved.shape[0])
+        others = tuple(dim for dim in range(size.dim()) if dim != axis)
+        most = size if not others else size.amax(others) if size.numel() else size.new_zeros(size.shape[axis])
         scale = covering_scale(most, fmt)
         spread = scale.view([-1 if dim == axis else 1 for dim in range(weight.dim())])
     codes = encode(round_to(weight.detach().float() / spread, fmt), fmt)

@@ -40,8 +40,8 @@ def qconfig_mappings(draw: st.DrawFn, model: nn.Module | None = None) -> Any:
     """torch.ao QConfigMappings; the repr of one is the code that builds it.
 
     Static, dynamic, weight-only, 16-bit and small float qconfigs and None, for everything, by type, and by the names
-    and regexes of the model's modules. With `model`, `fxquant.compile(model, mapping, ...)` takes each of them; what no engine serves
-    stays float, and the ledger says so. Shrinks to `QConfigMapping()`, which asks for nothing.
+    and regexes of the model's modules. With `model`, `fxquant.compile(model, mapping, ...)` takes each of them; what no
+    engine serves stays float, and the ledger says so. Shrinks to `QConfigMapping()`, which asks for nothing.
 
     Args:
         model: names are drawn from its modules; None: no names, no regexes.
