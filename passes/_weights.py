@@ -42,7 +42,7 @@ def observe_weight(weight: Tensor, qconfig: Any) -> QParams:
         observer = qconfig.weight()
         observer(weight)
         scale, zero_point = observer.calculate_qparams()
-    return read_qparams(observer, scale, zero_point)
+    return read_qparams(observer, scale, zero_point, is_weight=True)
 
 
 def quantize_weight(weight: Tensor, qparams: QParams) -> Tensor:

@@ -126,6 +126,9 @@ def _without_qnnpack(patch):
 SCENARIOS = {
     "FXQ115": lambda patch: fxquant.snapshot({"a": 1}),
     "FXQ115-stage": lambda patch: fxquant.snapshot(Net().eval(), stage="converted"),
+    "FXQ123": lambda patch: fxquant.qconfig("flaot16"),
+    "FXQ123-group": lambda patch: fxquant.qconfig("int4", group_size=0),
+    "FXQ123-beside": lambda patch: fxquant.qconfig("bfloat16", weight_bits=4),
     "FXQ301": lambda patch: compiled([]),
     "FXQ301-convert": lambda patch: compiled(None).convert(),
     "FXQ302": _nan,
