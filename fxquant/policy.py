@@ -13,7 +13,7 @@ from fxquant.ledger import FLOAT
 from fxquant.mappings import TITLE, mapping_rules
 from fxquant.plan import Decision, Mode
 from fxquant.presets import preset_rules
-from fxquant.qconfigs import PRESETS, SERVED, WEIGHTED, Ask, check_shape, refusal
+from fxquant.qconfigs import ATTENTION, PRESETS, SERVED, WEIGHTED, Ask, check_shape, refusal
 from fxquant.recipe import Recipe, dump, load
 from fxquant.recipe_rules import recipe_rules
 from fxquant.rules import Key, Match, RuleSet, Site, Target
@@ -47,7 +47,7 @@ class Policy:
         if site.op in WEIGHTED and site.weight_shape is not None:
             check_shape(ask, site.weight_shape, site.module_name, label, is_meant=is_meant)
         served = SERVED.get(ask.mode)
-        if served is not None and site.op not in WEIGHTED and not is_meant:
+        if served is not None and site.op not in WEIGHTED | ATTENTION and not is_meant:
             why = f"{ask.mode} quantization is for layers with weights, '{site.op}' is none ({label})"
             return _decision(site, Mode.FLOAT, why)
         words = ask.words(has_weight=site.op in WEIGHTED)

@@ -350,3 +350,24 @@ weight = { dtype = "e4m2" }
         "head": "int4 weights", "tail": "bfloat16 weights",
     }  # fmt: skip
     assert fxquant.sqnr_db(model(TOKENS).detach(), compiled(TOKENS)) > 15
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attn(x, x, self.encoder(x))[0]
+
+
+@pytest.mark.parametrize("choose", ["everything", "regex"])
+def test_attention_is_a_layer_with_weights_for_rules_that_do_not_name_it(choose):
+    model, x = make(Attending), torch.randn(2, 5, 8)
+    mapping = QConfigMapping()
+    for qconfig in (fxquant.qconfig("int4"), per_channel_dynamic_qconfig):
+        mapping = mapping.set_global(qconfig) if choose == "everything" else mapping.set_module_name_regex(".*", qconfig)
+        found = {row.module: row.effective for row in compiled_with(model, mapping, x).ledger.layers}
+        held = "int4 weights" if qconfig is not per_channel_dynamic_qconfig else "int8"
+        assert all(found[name].startswith(held) for name in ("encoder", "attn")), found
