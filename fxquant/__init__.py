@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fxquant.artifact.loading import load
+    from fxquant.asking import qconfig
     from fxquant.comparing.comparison import Comparison
     from fxquant.comparing.evaluating import evaluate
     from fxquant.comparing.front import compare
@@ -71,6 +72,7 @@ _HOMES = {
     "load_weights": "fxquant.weights",
     "measure": "fxquant.measuring",
     "profile": "fxquant.profiling.profiling",
+    "qconfig": "fxquant.asking",
     "snapshot": "fxquant.graphs.snapping",
     "sqnr_db": "fxquant.numerics",
     "steps_of": "fxquant.steps",
@@ -109,6 +111,7 @@ __all__ = [
     "load_weights",
     "measure",
     "profile",
+    "qconfig",
     "snapshot",
     "sqnr_db",
     "steps_of",

@@ -281,7 +281,10 @@ class CompiledModel(nn.Module):
         state = "CALIBRATING" if self.stage is Stage.PREPARED else self.stage.name
         rows = self._ledger.layers
         got = [row.effective for row in rows]
-        weights = "".join(f", {got.count(kind)} {kind}" for kind in ("int8 weights", "float16 weights") if kind in got)
+        kinds = dict.fromkeys(kind for kind in got if kind.endswith(" weights"))
+        weights = "".join(f", {got.count(kind)} {kind}" for kind in kinds)
+        simulated = sum(kind.startswith("simulated") for kind in got)
+        weights += f", {simulated} simulated" if simulated else ""
         name = self._program.model_name
         told = f"{sum(_is_int8(kind) for kind in got)} of {len(rows)} sites int8{weights}"
         return f"CompiledModel({name}, {state}, target={self.target!r}, {told})"

@@ -61,11 +61,11 @@ class Observation:
         return read_qparams(module, scale, zero_point)
 
 
-def read_qparams(observer: nn.Module, scale: Tensor, zero_point: Tensor) -> QParams:
-    """QParams with an observer's dtype, axis and range of codes."""
+def read_qparams(observer: nn.Module, scale: Tensor, zero_point: Tensor, *, is_weight: bool = False) -> QParams:
+    """QParams with an observer's dtype, axis and range of codes. A weight of 7 bits has no more codes than that."""
     plain, low, high = PLAIN[observer.dtype]  # type: ignore[index]
     asked = getattr(observer, "quant_min", None), getattr(observer, "quant_max", None)
-    if None not in asked and asked not in _REDUCED:
+    if None not in asked and (is_weight or asked not in _REDUCED):
         low, high = int(asked[0]), int(asked[1])  # type: ignore[arg-type]
     scheme = getattr(observer, "qscheme", torch.per_tensor_affine)
     is_per_channel = scheme in (

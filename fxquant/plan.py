@@ -22,7 +22,11 @@ class Mode(StrEnum):
     DYNAMIC = "dynamic"  # weights ahead, activations when they come
     WEIGHT_ONLY = "weight-only"  # weights only, computed in float
     FLOAT16 = "float16"  # weights kept as float16
+    BFLOAT16 = "bfloat16"  # weights kept as bfloat16; computed in it where the CPU can
     FLOAT = "float32"  # left alone
+
+
+HELD_MODES = frozenset({Mode.WEIGHT_ONLY, Mode.FLOAT16, Mode.BFLOAT16})  # narrow weights, computed with floats
 
 
 def in_words(tried: Iterable[tuple[str, str]]) -> str:

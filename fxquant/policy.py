@@ -16,7 +16,7 @@ from fxquant.linking import chained
 from fxquant.mappings import TITLE, mapping_rules
 from fxquant.plan import Decision, Mode
 from fxquant.presets import chain_rules, preset_rules
-from fxquant.qconfigs import PRESETS, SERVED, WEIGHTED, Ask, check_shape, refusal
+from fxquant.qconfigs import ATTENTION, PRESETS, SERVED, WEIGHTED, Ask, check_shape, refusal
 from fxquant.recipe import Recipe, dump, load
 from fxquant.recipe_rules import activation_rules, recipe_rules
 from fxquant.rules import Key, Match, Rule, RuleSet, Site, Target
@@ -53,7 +53,7 @@ class Policy:
         if site.op in WEIGHTED and site.weight_shape is not None:
             check_shape(ask, site.weight_shape, site.module_name, label, is_meant=is_meant)
         served = SERVED.get(ask.mode)
-        if served is not None and site.op not in WEIGHTED and not is_meant:
+        if served is not None and site.op not in WEIGHTED | ATTENTION and not is_meant:
             why = f"{ask.mode} quantization is for layers with weights, '{site.op}' is none ({label})"
             return _decision(site, Mode.FLOAT, why)
         words = ask.words(has_weight=site.op in WEIGHTED)

@@ -9,6 +9,7 @@ from torch import nn
 from fxquant import torch_ao
 from fxquant.chains import HYBRID, USUAL, told
 from fxquant.errors import EngineUnavailableError, QConfigError, did_you_mean
+from fxquant.observers import FloatWeights, GroupedWeights
 from fxquant.qconfigs import ENGINES, PRESETS, Ask, TensorAsk
 from fxquant.rules import EVERYTHING, Link, Rule, RuleSet, Target
 from fxquant.targets import has_saturation_risk, isa
@@ -117,6 +118,24 @@ def _int8_weight_only(target: str) -> tuple[Pairs, object | None]:
     return [*_each((*LINEAR, *CONV, *ATTENTION), per_channel), *_each(CONV_TRANSPOSE, per_tensor), *_embeddings()], None
 
 
+def _int4_weight_only(target: str) -> tuple[Pairs, object | None]:
+    int4 = torch_ao.make_qconfig(Ask(TensorAsk(), GroupedWeights()().ask))
+    return _each((*LINEAR, *CONV, *CONV_TRANSPOSE, *ATTENTION, *EMBEDDING, *RECURRENT), int4), None
+
+
+def _bfloat16(target: str) -> tuple[Pairs, object | None]:
+    half = torch_ao.make_qconfig(Ask(TensorAsk(), TensorAsk("bfloat16")))
+    return _each((*LINEAR, *CONV, *CONV_TRANSPOSE, *ATTENTION, *EMBEDDING, *RECURRENT), half), None
+
+
+def _float8(target: str) -> tuple[Pairs, object | None]:
+    """e4m3 weights per channel, activations per tensor, simulated; of recurrent layers and tables the weights."""
+    activation = TensorAsk("float8_e4m3fn", is_symmetric=True, observer="MinMaxObserver")
+    weight = FloatWeights("float8_e4m3fn")().ask
+    held, both = (torch_ao.make_qconfig(Ask(asked, weight)) for asked in (TensorAsk(), activation))
+    return [*_each((*RECURRENT, *EMBEDDING), held), *_each((*FLOAT_ONLY, nn.PReLU, F.prelu), None)], both
+
+
 def _float16(target: str) -> tuple[Pairs, object | None]:
     return _each((*LINEAR, *ATTENTION, nn.LSTM), torch_ao.stock_qconfig("float16_dynamic_qconfig")), None
 
@@ -125,5 +144,8 @@ _PRESETS: dict[str, Callable[[str], tuple[Pairs, object | None]]] = {
     "int8": _int8,
     "int8-dynamic": _int8_dynamic,
     "int8-weight-only": _int8_weight_only,
+    "int4-weight-only": _int4_weight_only,
     "float16": _float16,
+    "bfloat16": _bfloat16,
+    "float8": _float8,
 }

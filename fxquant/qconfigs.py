@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fxquant.errors import QConfigError
+from fxquant.float_formats import read_format
 from fxquant.ledger import FLOAT
 from fxquant.plan import Mode
 
-PRESETS = ("int8", "int8-dynamic", "int8-weight-only", "float16", "hybrid")
+PRESETS = ("int8", "int8-dynamic", "int8-weight-only", "int4-weight-only", "float16", "bfloat16", "float8", "hybrid")
 ENGINES = ("x86", "onednn", "fbgemm", "qnnpack")
 
 LINEAR = frozenset({"Linear", "linear"})
@@ -25,9 +26,11 @@ ATTENTION = frozenset({"MultiheadAttention", "TransformerEncoderLayer", "Transfo
 
 SERVED: dict[Mode, frozenset[str]] = {  # the layers that have a form in each mode; STATIC is every other layer's affair
     Mode.DYNAMIC: LINEAR | RECURRENT | ATTENTION,
-    Mode.WEIGHT_ONLY: LINEAR | CONV | CONV_TRANSPOSE | EMBEDDING | ATTENTION,
+    Mode.WEIGHT_ONLY: LINEAR | CONV | CONV_TRANSPOSE | EMBEDDING | RECURRENT | ATTENTION,
     Mode.FLOAT16: LINEAR | ATTENTION | {"LSTM"},
+    Mode.BFLOAT16: LINEAR | CONV | CONV_TRANSPOSE | EMBEDDING | RECURRENT | ATTENTION,
 }
+HELD = WEIGHTED - {"PReLU", "prelu"} | ATTENTION  # whose weights can be held in groups or in a small float format
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,9 @@ class TensorAsk:
     """What one half of a QConfig asks for its tensor. `dtype` is torch's name without 'torch.'."""
 
     dtype: str = FLOAT
-    granularity: str = "tensor"  # or 'channel'
+    granularity: str = "tensor"  # or 'channel', or 'group'
     axis: int = 0  # of 'channel'
+    group_size: int = 0  # values in one group of a row
     is_dynamic: bool = False
     is_symmetric: bool = False
     is_float_qparams: bool = False  # scale and zero point are floats: the form that embeddings take
@@ -50,8 +54,32 @@ class TensorAsk:
         """Nothing is asked."""
         return self.dtype == FLOAT
 
+    @property
+    def is_simulated(self) -> bool:
+        """A small floating-point format, which no engine runs."""
+        return read_format(self.dtype) is not None
+
+    @property
+    def is_own(self) -> bool:
+        """A format of weights that torch.ao has no words for."""
+        return self.granularity == "group" or self.is_simulated
+
+    @property
+    def num_bits(self) -> int:
+        """Bits of one code of an integer dtype: 8, or fewer where the range is narrower. 7-bit ranges count as 8."""
+        if self.quant_min is None or self.quant_max is None or self.dtype not in ("qint8", "quint8", "int4"):
+            return 8
+        bits = (self.quant_max - self.quant_min).bit_length()
+        return 8 if bits == 7 and self.dtype != "int4" else bits  # kernels of 8 bits run those: a larger scale is all
+
     def __str__(self) -> str:
-        return f"{self.dtype} in a fixed range" if self.is_fixed else self.dtype
+        few = f"{self.num_bits}-bit " if self.num_bits < (4 if self.dtype == "int4" else 8) else ""
+        return f"{self.dtype} in a fixed range" if self.is_fixed else f"{few}{self.dtype}"
+
+    @property
+    def spread(self) -> str:
+        """Which values share a scale, in words."""
+        return f"in groups of {self.group_size}" if self.granularity == "group" else f"per {self.granularity}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +95,9 @@ class Ask:
         """How a layer with this qconfig is quantized."""
         if self.is_reuse:
             return Mode.STATIC
-        if "float16" in (self.activation.dtype, self.weight.dtype):
-            return Mode.FLOAT16
+        for dtype, mode in (("float16", Mode.FLOAT16), ("bfloat16", Mode.BFLOAT16)):
+            if dtype in (self.activation.dtype, self.weight.dtype):
+                return mode
         if self.activation.is_dynamic:
             return Mode.DYNAMIC
         if self.activation.is_float:
@@ -79,12 +108,12 @@ class Ask:
         """'static quint8 × qint8 per channel'; without the weight for a layer that has none."""
         if self.is_reuse:
             return "static, as its input"
-        weight = f"{self.weight} per {self.weight.granularity}"
+        weight = f"{self.weight} {self.weight.spread}"
         match self.mode:
             case Mode.FLOAT:
                 return FLOAT
-            case Mode.FLOAT16:
-                return "float16" if self.activation.is_dynamic or self.activation.is_float else "static float16"
+            case Mode.FLOAT16 | Mode.BFLOAT16 as mode:
+                return f"{mode}" if self.activation.is_dynamic or self.activation.is_float else f"static {mode}"
             case Mode.WEIGHT_ONLY:
                 return f"weight-only {weight}"
             case mode if self.weight.is_float or not has_weight:
@@ -99,17 +128,17 @@ def refusal(ask: Ask, op: str, target: str) -> str | None:
         return None
     served = SERVED.get(ask.mode)
     if served is not None and op not in served:
-        return f"'{op}' has no {ask.mode} form (those that have one: {', '.join(_classes(served))})"
+        return f"'{op}' has no {ask.mode} form (those that have one: {_list(served)})"
     return _REFUSALS[ask.mode](ask, op, target)
 
 
-def _classes(ops: frozenset[str]) -> list[str]:
-    return sorted(op for op in ops if op[0].isupper())
+def _list(ops: frozenset[str]) -> str:
+    return ", ".join(sorted(op for op in ops if op[0].isupper()))
 
 
 def _refuse_static(ask: Ask, op: str, target: str) -> str | None:
     activation = ask.activation
-    if activation.dtype != "quint8":
+    if activation.dtype != "quint8" and not activation.is_simulated:
         return f"the qconfig asks for {activation.dtype} activations, target '{target}' serves quint8"
     if activation.granularity != "tensor":
         return f"the qconfig asks for activations per channel, target '{target}' serves them per tensor"
@@ -121,30 +150,34 @@ def _refuse_static(ask: Ask, op: str, target: str) -> str | None:
 
 
 def _refuse_dynamic(ask: Ask, op: str, target: str) -> str | None:
-    if ask.activation.dtype not in ("quint8", "qint8"):
+    if ask.activation.dtype not in ("quint8", "qint8") and not ask.activation.is_simulated:
         return f"the qconfig asks for {ask.activation.dtype} activations, target '{target}' serves quint8"
     return _refuse_weight(ask.weight, op, target)
 
 
 def _refuse_weight_only(ask: Ask, op: str, target: str) -> str | None:
     weight = ask.weight
-    if op not in EMBEDDING:
+    if op not in EMBEDDING or weight.is_own:
         return _refuse_weight(weight, op, target)
     if weight.dtype != "quint8" or not weight.is_float_qparams or weight.axis != 0:
-        asked = f"{weight} per {weight.granularity}"
+        asked = f"{weight} {weight.spread}"
         return f"'{op}' takes quint8 weights with float qparams, one scale for each row; the qconfig asks for {asked}"
     return None
 
 
-def _refuse_float16(ask: Ask, op: str, target: str) -> str | None:
-    if ask.activation.dtype == "float16" and not ask.activation.is_dynamic:
-        return f"the qconfig asks for float16 activations, target '{target}' computes them in float32"
-    if ask.weight.dtype != "float16":
-        return f"the qconfig mixes float16 with {ask.weight.dtype} weights"
+def _refuse_half(ask: Ask, op: str, target: str) -> str | None:
+    half = ask.mode.value
+    if ask.activation.dtype == half and not ask.activation.is_dynamic:
+        return f"the qconfig asks for {half} activations, target '{target}' computes them in float32"
+    if ask.weight.dtype != half or not (ask.activation.is_float or ask.activation.dtype == half):
+        other = ask.weight.dtype if ask.weight.dtype != half else f"{ask.weight.dtype} × {ask.activation.dtype}"
+        return f"the qconfig mixes {half} with {other} weights"
     return None
 
 
 def _refuse_weight(weight: TensorAsk, op: str, target: str) -> str | None:
+    if weight.is_own:
+        return None if op in HELD else f"'{op}' has no form with {weight} weights (those that have: {_list(HELD)})"
     is_prelu = op in ("PReLU", "prelu")
     served = "quint8" if is_prelu else "qint8"
     if weight.dtype != served:
@@ -165,7 +198,8 @@ _REFUSALS = {
     Mode.STATIC: _refuse_static,
     Mode.DYNAMIC: _refuse_dynamic,
     Mode.WEIGHT_ONLY: _refuse_weight_only,
-    Mode.FLOAT16: _refuse_float16,
+    Mode.FLOAT16: _refuse_half,
+    Mode.BFLOAT16: _refuse_half,
 }
 
 

@@ -44,13 +44,18 @@ def dequantize_rows(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return codes.to(torch.float32).sub_(zero_point.view(-1, 1)).mul_(scale.view(-1, 1))
 
 
-def choose_qparams(x: Tensor, reduce_range: bool) -> tuple[float, int]:
+def choose_qparams(x: Tensor, reduce_range: bool, num_bits: int = 8) -> tuple[float, int]:
     """Scale and zero point of a dynamically quantized uint8 activation, from this tensor's own range.
 
     The range is widened to hold zero; `reduce_range` asks for 7 bits, for engines whose 16-bit sums could saturate.
+    Fewer than 8 `num_bits` are for simulation: no engine has them.
     """
     if x.numel() == 0:
         return 1.0, 0  # no value is quantized with them
+    if num_bits < 8:
+        low, high = min(float(x.amin()), 0.0), max(float(x.amax()), 0.0)
+        width = max((high - low) / ((1 << num_bits) - 1), 2.0**-100)
+        return width, round(-low / width)
     scale, zero_point = torch._choose_qparams_per_tensor(x, reduce_range)
     return float(scale), int(zero_point)
 

@@ -9,8 +9,8 @@
     targets = ["Linear", "add", "layer1.0", 're:layer[12]\\.', "*"]
     ignore = ["layer1.0.conv1"]
     scheme = "int8"                         # a preset's name, "float", or a chain ["int8", "float"]; or else:
-    weight = { dtype = "int8", granularity = "channel", num_bits = 8 }
-    activation = { dtype = "uint8", observer = "histogram" }
+    weight = { dtype = "int8", granularity = "channel", num_bits = 8 }    # or { dtype = "int4", group_size = 32 }
+    activation = { dtype = "uint8", observer = "histogram" }              # or { dtype = "float8_e4m3" }, or "e3m2"
     [[activation]]                          # one activation site, whatever the rules say of its layer
     targets = ["features.0"]
     site = "output"                         # or "input"
@@ -32,6 +32,14 @@ from typing import Any, NoReturn, TypeVar
 from fxquant.activation_sites import ActivationRule, check_activation
 from fxquant.chains import check_chain
 from fxquant.errors import QConfigError, RecipeError, did_you_mean
+from fxquant.number_formats import (
+    ACTIVATION_DTYPES,
+    SPLITS,
+    WEIGHT_DTYPES,
+    is_small_float,
+    wrong_activation,
+    wrong_weight,
+)
 from fxquant.qconfigs import PRESETS
 from fxquant.regexes import read_regex
 
@@ -48,19 +56,20 @@ T = TypeVar("T")
 class Weight:
     """What a rule asks for weights."""
 
-    dtype: str = field(default="int8", metadata={"one_of": ("int8", "uint8", "float16", "float32")})
+    dtype: str = field(default="int8", metadata={"one_of": WEIGHT_DTYPES})
     granularity: str = field(default="channel", metadata={"one_of": ("channel", "tensor")})
     symmetric: bool = True
     observer: str = field(default="minmax", metadata={"one_of": ("minmax", "moving-average", "histogram")})
     axis: int = 0
-    num_bits: int = 8
+    num_bits: int = 8  # of int8 and uint8; int4 has 4, or fewer
+    group_size: int = 0  # of int4: values of a row that share a scale; 0: 32
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
     """What a rule asks for activations."""
 
-    dtype: str = field(default="uint8", metadata={"one_of": ("uint8", "int8", "float16", "float32")})
+    dtype: str = field(default="uint8", metadata={"one_of": ACTIVATION_DTYPES})
     observer: str = field(default="histogram", metadata={"one_of": ("histogram", "minmax", "moving-average")})
     symmetric: bool = False
     dynamic: bool = False
@@ -220,6 +229,10 @@ class _Reader:
             self.wrong(index, "scheme", given, "either scheme, or weight and activation")
         weight = self.table(Weight, data["weight"], index, "weight") if "weight" in data else None
         activation = self.table(Activation, data["activation"], index, "activation") if "activation" in data else None
+        for half, wrong in (("weight", wrong_weight), ("activation", wrong_activation)):
+            found = wrong(data[half]) if half in data else None
+            if found is not None:
+                self.wrong(index, *found)
         if weight is not None and weight.observer == "histogram" and weight.granularity == "channel":
             self.wrong(index, "observer", "histogram", "minmax or moving-average for weights per channel")
         return RecipeRule(targets, ignore, scheme, weight, activation)
@@ -235,8 +248,9 @@ class _Reader:
             if type(value) is not wanted:
                 self.wrong(index, name, value, {bool: "true or false", int: "a whole number", str: "text"}[wanted])
             one_of = known[name].metadata.get("one_of", (value,))
-            if value not in one_of:
-                self.wrong(index, name, value, f"one of {', '.join(one_of)}", near=one_of)
+            if value not in one_of and not (name == "dtype" and is_small_float(value)):
+                also = f", or {SPLITS}" if name == "dtype" else ""
+                self.wrong(index, name, value, f"one of {', '.join(one_of)}{also}", near=one_of)
             if name == "num_bits" and value not in range(2, 9):
                 self.wrong(index, name, value, "a whole number from 2 to 8")
         return kind(**data)

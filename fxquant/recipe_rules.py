@@ -5,6 +5,7 @@ from __future__ import annotations
 from fxquant import torch_ao
 from fxquant.activation_sites import SiteRule, check_activation
 from fxquant.chains import check_chain
+from fxquant.number_formats import WEIGHT_OPTIONS, format_name, is_small_float, weight_ask
 from fxquant.presets import links_of, preset_rules
 from fxquant.qconfigs import Ask, TensorAsk, check_ask
 from fxquant.recipe import Activation, Recipe, RecipeRule, Weight
@@ -39,7 +40,7 @@ def _rule(rule: RecipeRule, number: int, recipe: Recipe, target: str) -> Rule:
     if rule.scheme:
         scheme = preset_rules(rule.scheme, target)
         return Rule(label, targets, ignore=ignore, scheme=scheme, demand="error")
-    qconfig = torch_ao.make_qconfig(Ask(_activation(rule.activation), _weight(rule.weight)))
+    qconfig = torch_ao.make_qconfig(Ask(asked_of_activation(rule.activation), asked_of_weight(rule.weight)))
     ask = torch_ao.read_qconfig(qconfig, label)
     check_ask(ask, label)
     return Rule(label, targets, qconfig, ask, ignore, demand="error")
@@ -64,9 +65,13 @@ def _target(text: str, owner: str) -> Target:
     return Target(text, (("name", text), ("op", text)))
 
 
-def _weight(weight: Weight | None) -> TensorAsk:
+def asked_of_weight(weight: Weight | None) -> TensorAsk:
+    """What a weight table asks; nothing where there is none."""
     if weight is None:
         return TensorAsk()
+    own = weight_ask(weight.dtype, **{name: getattr(weight, name) for name in WEIGHT_OPTIONS})
+    if own is not None:
+        return own
     low, high = _range(weight.dtype, weight.num_bits)
     return TensorAsk(
         dtype=_dtype(weight.dtype),
@@ -79,9 +84,15 @@ def _weight(weight: Weight | None) -> TensorAsk:
     )
 
 
-def _activation(activation: Activation | None) -> TensorAsk:
+def asked_of_activation(activation: Activation | None) -> TensorAsk:
+    """What an activation table asks; nothing where there is none."""
     if activation is None:
         return TensorAsk()
+    if is_small_float(activation.dtype):
+        watching = _OBSERVERS[activation.observer][0]
+        return TensorAsk(
+            format_name(activation.dtype), is_dynamic=activation.dynamic, is_symmetric=True, observer=watching
+        )
     low, high = _range(activation.dtype, activation.num_bits - activation.reduce_range)
     return TensorAsk(
         dtype=_dtype(activation.dtype),

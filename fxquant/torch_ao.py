@@ -23,6 +23,7 @@ from torch.ao.quantization.fx.prepare import prepare as _prepare
 from torch.ao.quantization.observer import ObserverBase
 
 from fxquant.errors import QConfigError, RecipeError, did_you_mean
+from fxquant.observers import observer_options, own_factory
 from fxquant.qconfigs import PRESETS, Ask, TensorAsk
 
 KNOWN_WARNINGS = (
@@ -38,6 +39,7 @@ KNOWN_WARNINGS = (
     "Currently, qnnpack incorrectly ignores reduce_range",
 )
 
+Observer = ObserverBase  # for observers of ours
 _ENGINE_LOCK = threading.RLock()
 
 
@@ -180,6 +182,8 @@ def _build(factory: Any, half: str, owner: str) -> Any:
 
 def ask_of(observer: Any) -> TensorAsk:
     """What an observer asks, a fake quantize by the one inside it; without a dtype (nn.Identity) nothing."""
+    if isinstance(told := getattr(observer, "ask", None), TensorAsk):
+        return told  # an observer of ours
     inner = getattr(observer, "activation_post_process", observer)
     dtype = getattr(observer, "dtype", getattr(inner, "dtype", None))
     qscheme = getattr(observer, "qscheme", getattr(inner, "qscheme", None))
@@ -224,25 +228,11 @@ def make_qconfig(ask: Ask) -> object:
 
 
 def _factory(ask: TensorAsk) -> Any:
+    own = own_factory(ask)
+    if own is not None:
+        return own
     name, options = observer_options(ask)
     return getattr(_ao(), name).with_args(**options)
-
-
-def observer_options(ask: TensorAsk) -> tuple[str, dict[str, Any]]:
-    """The observer's class by name, and its arguments, that ask for this."""
-    dtype = getattr(torch, ask.dtype)
-    if ask.is_float or ask.dtype == "float16":
-        return "PlaceholderObserver", {"dtype": dtype, "is_dynamic": ask.is_dynamic}
-    options = {"quant_min": ask.quant_min, "quant_max": ask.quant_max} if ask.quant_min is not None else {}
-    if ask.is_dynamic:
-        full = {"quant_min": 0, "quant_max": 255}
-        return "PlaceholderObserver", {"dtype": dtype, "is_dynamic": True, **(full | options)}
-    kind = "symmetric" if ask.is_symmetric else "affine"
-    kind = "affine_float_qparams" if ask.is_float_qparams else kind
-    options |= {"dtype": dtype, "qscheme": getattr(torch, f"per_{ask.granularity}_{kind}")}
-    if ask.granularity == "channel":
-        options["ch_axis"] = ask.axis
-    return ask.observer, options
 
 
 def rows_qconfig() -> object:

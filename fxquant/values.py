@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxquant import qdq
+from fxquant import float_formats, groups, qdq
 from fxquant.aliasing import store
 from fxquant.calibration import run_on_few
 from fxquant.graphs.snapshot import TensorInfo
@@ -123,7 +123,9 @@ def _value(node: fx.Node, graph_module: fx.GraphModule, may_run: bool) -> Any:
 def _by_rule(node: fx.Node, sources: list[Any]) -> Any:
     """What the ops that conversion puts in give, by their inputs alone; None for all others."""
     match sources:
-        case [TensorInfo() as info, *_] if node.target in qdq.DEQUANTIZE:
+        case [TensorInfo(), *_] if node.target is groups.dequantize_groups:
+            return TensorInfo("float32", node.args[4])  # type: ignore[arg-type]
+        case [TensorInfo() as info, *_] if node.target in (*qdq.DEQUANTIZE, *float_formats.SAME_SHAPE):
             return TensorInfo("float32", info.shape)
         case [TensorInfo() as info] if node.op == "call_method" and node.target == "to" and len(node.args) == 2:
             dtype = node.args[1]

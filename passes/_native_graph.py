@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxquant import qdq
 from fxquant.origin import adopt, carry
-from fxquant.passes import _native_embedding, _native_layers, _native_others, _native_recurrent
+from fxquant.passes import _native_embedding, _native_formats, _native_layers, _native_others, _native_recurrent
 from fxquant.passes._canonical import attribute_name, is_activation_dequantize, is_activation_quantize, is_native
 from fxquant.passes._native_ops import SHAPE_METHODS, reshape_for_view
 from fxquant.passes._packing import quantized_tensor
@@ -121,6 +121,7 @@ class NativeGraph:
         made = (
             _native_layers.dynamic_linear(self, node)
             or _native_layers.half_linear(self, node)
+            or _native_formats.lower(self, node)
             or _native_embedding.lower(self, node)
             or _native_recurrent.lower(self, node)
         )

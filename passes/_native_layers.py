@@ -70,8 +70,8 @@ def dynamic_linear(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     codes = value.args[0] if isinstance(value, fx.Node) and value.args else None
     scale = codes.args[1] if isinstance(codes, fx.Node) and len(codes.args) > 1 else None
     qparams = scale.args[0] if isinstance(scale, fx.Node) and scale.target is operator.getitem else None
-    if not isinstance(qparams, fx.Node) or qparams.target is not qdq.choose_qparams:
-        return None
+    if not isinstance(qparams, fx.Node) or qparams.target is not qdq.choose_qparams or len(qparams.args) != 2:
+        return None  # a third argument asks for fewer bits than the kernel has
     packed = _packed(native, node)
     if packed is None:
         return None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant import recurrent
+from fxquant.passes._weights import HALF_WEIGHTS, INT8_WEIGHTS, held_as
 from fxquant.recurrent import zeros
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ def lower(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     """The kernel's call for a canonical recurrent op; None for other nodes, and where the engine refuses."""
     if node.op != "call_function" or node.target not in KERNELS or node in native.avoid:
         return None
+    is_dynamic = node.args[-2]
+    if held_as(node, native.canonical) != (INT8_WEIGHTS if is_dynamic else HALF_WEIGHTS):
+        return None  # these kernels quantize activations with int8 weights, and with none else
     arguments: Any = node.args
     x, hx, weights, *options, _, is_reduced = arguments
     cells = [weights[start : start + 4] for start in range(0, len(weights), 4)]

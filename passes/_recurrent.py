@@ -1,6 +1,6 @@
 """What becomes of recurrent layers, and their canonical form: `fxquant.recurrent` on dequantized weights.
 
-Weights are int8 codes (or float16) under the layer's name, one child for each matrix: `lstm.ih_l0.weight`, ...
+Weights are codes (or 16-bit floats) under the layer's name, one child for each matrix: `lstm.ih_l0.weight`, ...
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import torch
 from torch import fx, nn
 
 from fxquant import recurrent
-from fxquant.origin import adopt, carry
+from fxquant.origin import carry
 from fxquant.passes._fate import Fate
+from fxquant.passes._held import HALF_MODES, HalfWeight, own_ask
 from fxquant.passes._tuples import substitute
-from fxquant.passes._weights import HalfWeight, QuantizedWeight, fetch, observe_weight, put, quantize_weight
+from fxquant.passes._weights import fetch, held_weight, put
 from fxquant.plan import Decision, Mode
 from fxquant.program import Program
+from fxquant.torch_ao import read_qconfig
 
 LAYERS: dict[type[nn.Module], Callable[..., Any]] = {nn.LSTM: recurrent.lstm, nn.GRU: recurrent.gru}
 CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
@@ -40,10 +42,19 @@ def fate(module: nn.Module, node: fx.Node, decision: Decision) -> Fate | None:
         )
     if not isinstance(_arguments(module, node)["input"], fx.Node):
         return Fate(Mode.FLOAT, f"its input is a PackedSequence, which the canonical {name} does not take")
-    if decision.mode is Mode.WEIGHT_ONLY:
-        return Fate(Mode.FLOAT, f"the engines' {name} kernel quantizes activations too: ask for dynamic, or float16")
     if decision.mode not in (Mode.STATIC, Mode.DYNAMIC):
         return None
+    activation = read_qconfig(decision.qconfig, name).activation
+    if activation.is_simulated or activation.num_bits < 8:
+        return Fate(
+            Mode.FLOAT, f"the canonical {name} quantizes activations to 8 bits, the qconfig asks for {activation}"
+        )
+    if own_ask(decision.qconfig) is not None:
+        return (
+            Fate(Mode.DYNAMIC, f"there is no static {name}: its activations are quantized as they come")
+            if decision.mode is Mode.STATIC
+            else None
+        )
     weight_dtype = _weight_dtype(decision.qconfig)
     if weight_dtype is not torch.qint8:
         return Fate(Mode.FLOAT, f"the engines' {name} kernel takes qint8 weights, the qconfig asks for {weight_dtype}")
@@ -63,26 +74,25 @@ class RecurrentWeights(nn.Module):
     Children: `ih_l0`, `hh_l0`, `ih_l0_reverse`, ... of a layer, `ih` and `hh` of a cell.
     """
 
-    def __init__(self, module: nn.Module, qconfig: Any) -> None:
-        """int8 weights by the qconfig's weight observer; float16 ones where `qconfig` is None."""
+    def __init__(self, module: nn.Module, decision: Decision) -> None:
+        """Weights as the decision's mode and its qconfig's weight observer have them."""
         super().__init__()
         self.kind, self.op, self.options = type(module), *_canonical(module)
         self.cells = _cells(module)
         for cell in self.cells:
             for half in ("ih", "hh"):
                 weight, bias = getattr(module, f"weight_{half}{cell}"), getattr(module, f"bias_{half}{cell}", None)
-                self.add_module(f"{half}{cell}", _held(weight.detach(), bias, qconfig))
+                self.add_module(f"{half}{cell}", _held(weight.detach(), bias, decision))
 
     def forward(self) -> None:
         """Not called: the graph fetches the buffers."""
         raise NotImplementedError("the graph fetches this module's buffers")
 
 
-def _held(weight: torch.Tensor, bias: torch.Tensor | None, qconfig: Any) -> nn.Module:
-    if qconfig is None:
-        return HalfWeight(weight, bias)
-    qparams = observe_weight(weight, qconfig)
-    return QuantizedWeight(quantize_weight(weight, qparams), qparams, bias)
+def _held(weight: torch.Tensor, bias: torch.Tensor | None, decision: Decision) -> nn.Module:
+    if decision.mode in HALF_MODES:
+        return HalfWeight(weight, bias, HALF_MODES[decision.mode])
+    return held_weight(weight, bias, decision.qconfig)
 
 
 def _canonical(module: nn.Module) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -121,7 +131,7 @@ def convert(program: Program, node: fx.Node, decision: Decision) -> None:
     is_dynamic = decision.mode is Mode.DYNAMIC
     held = module
     if not isinstance(held, RecurrentWeights):
-        held = RecurrentWeights(module, decision.qconfig if is_dynamic else None)
+        held = RecurrentWeights(module, decision)
         put(program.graph_module, name, held)
     arguments = _arguments(held.kind, node)
     is_reduced = is_dynamic and _is_reduced(program.target, is_cell=held.kind in CELLS)
@@ -140,16 +150,8 @@ def _is_reduced(target: str, *, is_cell: bool) -> bool:
 
 def _fetched(graph: fx.Graph, name: str, held: RecurrentWeights, cell: str, like: fx.Node) -> tuple[Any, ...]:
     """(w_ih, w_hh, b_ih, b_hh) of one cell."""
-    pairs = [_weight(graph, f"{name}.{half}{cell}", getattr(held, f"{half}{cell}"), like) for half in ("ih", "hh")]
+    pairs = [fetch(graph, f"{name}.{half}{cell}", getattr(held, f"{half}{cell}"), like) for half in ("ih", "hh")]
     return (*(weight for weight, _ in pairs), *(bias for _, bias in pairs))
-
-
-def _weight(graph: fx.Graph, name: str, held: nn.Module, like: fx.Node) -> tuple[fx.Node, fx.Node | None]:
-    if isinstance(held, QuantizedWeight):
-        return fetch(graph, name, held, like)
-    half = adopt(graph.get_attr(f"{name}.weight"), like)
-    weight = adopt(graph.call_method("to", (half, torch.float32)), like)
-    return weight, None if held.bias is None else adopt(graph.get_attr(f"{name}.bias"), like)
 
 
 def _shaped(graph: fx.Graph, made: fx.Node, kind: type[nn.Module]) -> Any:

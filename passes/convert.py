@@ -18,22 +18,26 @@ from torch import fx
 from fxquant import qdq
 from fxquant.custom import handled_by
 from fxquant.errors import PassError
+from fxquant.float_formats import FloatFormat, choose_float_scale, simulate_float
+from fxquant.float_observer import float_range
 from fxquant.graphmodule import drop_unused_modules
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, QParams, observer_of
+from fxquant.observers import format_of
 from fxquant.origin import adopt, carry, split_last
-from fxquant.passes import _embedding, _handlers, _recurrent
+from fxquant.passes import _embedding, _handlers, _recurrent, _simulated
 from fxquant.passes._canonical import is_activation_dequantize
 from fxquant.passes._functional import emit, is_weighted
+from fxquant.passes._held import own_ask
 from fxquant.passes._moving import KEEPS_VALUES
 from fxquant.passes._ties import share_codes, tied_layers
-from fxquant.passes._weights import HALF_WEIGHTS, INT8_WEIGHTS, fetch, store, store_half
+from fxquant.passes._weights import INT8_WEIGHTS, fetch, store, store_half
 from fxquant.passes.insert_observers import OBSERVED
 from fxquant.pipeline import Pass
-from fxquant.plan import Mode
+from fxquant.plan import HELD_MODES, Decision, Mode
 from fxquant.program import Program, Stage
 from fxquant.targets import has_saturation_risk, isa
-from fxquant.torch_ao import split_fused
+from fxquant.torch_ao import read_qconfig, split_fused
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Convert(Pass):
         ties = tied_layers(program.graph_module)
         for node in [node for node in program.graph.nodes if node.op == "call_module"]:
             _convert_layer(program, node, ledger)
+        _simulated.settle(program, ledger)
         share_codes(program.graph_module, ties, ledger)
         program.graph.eliminate_dead_code()
         drop_unused_modules(program.graph_module)
@@ -82,6 +87,14 @@ def _keep_what_others_read(program: Program) -> None:
 def _quantize_activation(program: Program, node: fx.Node, observation: Observation) -> None:
     """x → observer becomes x → quantize → dequantize."""
     graph, source = program.graph, node.all_input_nodes[0]
+    watched = float_range(observation.module)
+    if watched is not None:
+        scale, fmt = watched
+        with graph.inserting_before(node):
+            value = graph.call_function(simulate_float, (source, scale, fmt.exponent_bits, fmt.mantissa_bits))
+        node.replace_all_uses_with(adopt(value, node))
+        graph.erase_node(node)
+        return
     qparams = _kept_from(program, source) or observation.qparams()
     limits = qparams.quant_min, qparams.quant_max, qparams.dtype
     with graph.inserting_before(node):
@@ -117,10 +130,18 @@ def _convert_layer(program: Program, node: fx.Node, ledger: Ledger) -> None:
         _BY_MODE[decision.mode](program, node, decision.qconfig)
     else:
         return
-    if decision.mode in _HELD_AS:  # what an engine runs is settled again when it is lowered
-        held = _HELD_AS[decision.mode]
+    if decision.mode in HELD_MODES:  # what an engine runs is settled again when it is lowered
+        held = _held_as(decision)
         why = f"{program.target} has no kernel for {type(base).__name__} on {held} alone: the weight is widened ahead"
         ledger.settle(node, held, why)
+
+
+def _held_as(decision: Decision) -> str:
+    """How the weights of a decision are stored, in the ledger's words."""
+    if decision.mode is not Mode.WEIGHT_ONLY:
+        return f"{decision.mode} weights"
+    ask = own_ask(decision.qconfig)
+    return INT8_WEIGHTS if ask is None else f"{ask.dtype} weights"
 
 
 def _static(program: Program, node: fx.Node, qconfig: object) -> None:
@@ -134,11 +155,21 @@ def _weight_only(program: Program, node: fx.Node, qconfig: object) -> None:
 
 def _dynamic(program: Program, node: fx.Node, qconfig: object) -> None:
     is_reduced = program.target in ("x86", "fbgemm") or has_saturation_risk(program.target, isa())
+    asked = read_qconfig(qconfig, f"the plan, for '{node.target}'").activation
+    fmt, bits = format_of(asked), asked.num_bits
+
+    def simulated_input(graph: fx.Graph, x: fx.Node, fmt: FloatFormat) -> fx.Node:
+        scale = adopt(graph.call_function(choose_float_scale, (x, fmt.exponent_bits, fmt.mantissa_bits)), node)
+        value = graph.call_function(simulate_float, (x, scale, fmt.exponent_bits, fmt.mantissa_bits))
+        return adopt(value, node)
 
     def quantized_input(graph: fx.Graph, x: fx.Node) -> fx.Node:
-        qparams = graph.call_function(qdq.choose_qparams, (x, is_reduced))
+        if fmt is not None:
+            return simulated_input(graph, x, fmt)
+        given = (x, is_reduced) if bits == 8 else (x, False, bits)
+        qparams = graph.call_function(qdq.choose_qparams, given)
         scale, zero_point = (graph.call_function(operator.getitem, (qparams, index)) for index in (0, 1))
-        codes = graph.call_function(qdq.quantize_per_tensor, (x, scale, zero_point, 0, 255, torch.uint8))
+        codes = graph.call_function(qdq.quantize_per_tensor, (x, scale, zero_point, 0, (1 << bits) - 1, torch.uint8))
         value = graph.call_function(qdq.dequantize_per_tensor, (codes, scale, zero_point))
         for made in (qparams, scale, zero_point, codes, value):
             adopt(made, node)
@@ -147,18 +178,23 @@ def _dynamic(program: Program, node: fx.Node, qconfig: object) -> None:
     _replace(program, node, qconfig, quantized_input)
 
 
-def _float16(program: Program, node: fx.Node, qconfig: object) -> None:
-    """Keep the weight as float16; it is widened when it is used."""
+def _half(program: Program, node: fx.Node, dtype: torch.dtype) -> None:
+    """Keep the weight as 16-bit floats; it is widened when it is used."""
     graph, name = program.graph, str(node.target)
     module, _ = split_fused(program.graph_module.get_submodule(name))
-    store_half(program.graph_module, name, module)
+    held = store_half(program.graph_module, name, module, dtype)
     with graph.inserting_before(node):
-        half = adopt(graph.get_attr(f"{name}.weight"), node)
-        weight = adopt(graph.call_method("to", (half, torch.float32)), node)
-        bias = None if getattr(module, "bias", None) is None else adopt(graph.get_attr(f"{name}.bias"), node)
-        made = carry(emit(graph, module, node.args[0], weight, bias), node)
+        made = carry(emit(graph, module, node.args[0], *fetch(graph, name, held, node)), node)
     node.replace_all_uses_with(made)
     graph.erase_node(node)
+
+
+def _float16(program: Program, node: fx.Node, qconfig: object) -> None:
+    _half(program, node, torch.float16)
+
+
+def _bfloat16(program: Program, node: fx.Node, qconfig: object) -> None:
+    _half(program, node, torch.bfloat16)
 
 
 def _replace(
@@ -178,5 +214,10 @@ def _replace(
     graph.erase_node(node)
 
 
-_BY_MODE = {Mode.STATIC: _static, Mode.DYNAMIC: _dynamic, Mode.WEIGHT_ONLY: _weight_only, Mode.FLOAT16: _float16}
-_HELD_AS = {Mode.WEIGHT_ONLY: INT8_WEIGHTS, Mode.FLOAT16: HALF_WEIGHTS}
+_BY_MODE = {
+    Mode.STATIC: _static,
+    Mode.DYNAMIC: _dynamic,
+    Mode.WEIGHT_ONLY: _weight_only,
+    Mode.FLOAT16: _float16,
+    Mode.BFLOAT16: _bfloat16,
+}

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import fx
 
 from fxquant.errors import LoweringError, ParityError
@@ -24,9 +25,9 @@ from fxquant.passes._landing import may_fall, not_lowered
 from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._native_ops import is_shared
 from fxquant.passes._parity import Mismatch, mismatches
-from fxquant.passes._weights import HALF_WEIGHTS, held_as
+from fxquant.passes._weights import INT8_WEIGHTS, held_as
 from fxquant.pipeline import Pass
-from fxquant.plan import Mode
+from fxquant.plan import HELD_MODES, Mode
 from fxquant.program import Finding, Program, Stage
 from fxquant.torch_ao import engine, quiet
 from fxquant.values import known_value, note_value
@@ -78,8 +79,7 @@ class LowerNative(Pass):
 
     def _settle(self, program: Program, lowered: Lowered, found: tuple[Mismatch, ...], ledger: Ledger) -> None:
         for node, why in lowered.native.items():
-            is_half = program.plan is not None and program.plan.mode_of(node) is Mode.FLOAT16
-            ledger.settle(node, HALF_WEIGHTS if is_half else "int8", why)
+            ledger.settle(node, _runs_as(program, node), why)
         for node, why in lowered.refused.items():
             if self.strict and not may_fall(program, node):
                 raise LoweringError(
@@ -97,6 +97,14 @@ class LowerNative(Pass):
             for layer in mismatch.layers:
                 ledger.decline("FXQ505", layer, why=str(mismatch), hint=mismatch.hint)
         _settle_rest(program, ledger)
+
+
+def _runs_as(program: Program, node: fx.Node) -> str:
+    """What a layer that a kernel runs is called: by its weights, where these alone are narrow."""
+    mode = Mode.STATIC if program.plan is None else program.plan.mode_of(node)
+    held = held_as(node, program.graph_module) if mode in HELD_MODES else ""
+    is_on_codes = held == INT8_WEIGHTS and node.target in (F.embedding, F.embedding_bag)
+    return "int8" if not held or is_on_codes else held
 
 
 def _told(found: tuple[Mismatch, ...]) -> dict[fx.Node, str]:
@@ -170,7 +178,7 @@ def _settle_rest(program: Program, ledger: Ledger) -> None:
             ledger.settle_site(row.site, "removed", "nothing reads its result", module=row.module)
         elif decision is None or decision.mode is Mode.FLOAT:
             ledger.settle_site(row.site, FLOAT, row.reason or "no rule asks for it", module=row.module)
-        elif decision.mode in (Mode.WEIGHT_ONLY, Mode.FLOAT16) and row.site in held:
+        elif decision.mode in HELD_MODES and row.site in held:
             kind = held[row.site].removesuffix(" weights")
             why = f"{program.target} has no kernel for {row.op} on {kind} weights alone: the weight is widened ahead"
             ledger.settle_site(row.site, held[row.site], why, module=row.module)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fxquant import aliasing, attention, qdq, recurrent
+from fxquant import aliasing, attention, float_formats, groups, qdq, recurrent
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -68,6 +68,7 @@ _BUILTINS = _words("abs bool float int len max min pow round slice sum tuple lis
 
 _OURS: dict[str, Callable[..., Any]] = {
     **{f"fxq.{function.__name__}": function for function in (*qdq.QUANTIZE, *qdq.DEQUANTIZE, qdq.choose_qparams)},
+    **{f"fxq.{function.__name__}": function for function in (groups.dequantize_groups, *float_formats.OPS)},
     **{
         f"fxq.{function.__name__}": function
         for function in (aliasing.rewritten, aliasing.with_item, aliasing.applied, aliasing.store)

@@ -12,10 +12,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from fxquant.artifact import formats
 from fxquant.artifact.specs import NodeSpec, Ref
 from fxquant.errors import UnsafeError
 
-_SMALLEST, _LARGEST = 1e-38, 1e38
+_SMALLEST, _LARGEST = formats.SMALLEST, formats.LARGEST
 _RANGES = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int32: (-(2**31), 2**31 - 1)}
 
 
@@ -46,6 +47,8 @@ class Checker:
         if found is not None or not isinstance(value, Ref):
             return found
         spec = self.specs[value.index]
+        if spec.kind == "fn" and spec.target == "fxq.dequantize_groups":  # checked when it was its turn
+            return torch.empty(spec.args[4], dtype=torch.uint8, device="meta")
         is_made = (spec.kind == "fn" and spec.target.startswith("fxq.dequantize")) or spec.target == "to"
         return self.constant(spec.args[0]) if is_made else None
 
@@ -193,6 +196,11 @@ _CHECKS: dict[str, Callable[[Checker, NodeSpec], None]] = {
     "fxq.dequantize_per_tensor": Checker.dequantize,
     "fxq.dequantize_per_channel": Checker.dequantize_channels,
     "fxq.dequantize_rows": Checker.rows,
+    "fxq.dequantize_groups": formats.dequantize_groups,
+    "fxq.dequantize_floats": formats.dequantize_floats,
+    "fxq.simulate_float": formats.simulate_float,
+    "fxq.choose_qparams": formats.choose_qparams,
+    "fxq.choose_float_scale": formats.choose_float_scale,
     "fxq.store": Checker.store,
     "nn.linear": Checker.linear,
     "nn.embedding": Checker.embedding,

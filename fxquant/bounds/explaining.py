@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant import aliasing, qdq
+from fxquant.bounds import formats
 from fxquant.bounds.bounded import Bounded, exact, lifted
 from fxquant.bounds.result import difference
 from fxquant.bounds.rounding import HALF
@@ -23,6 +24,7 @@ from fxquant.bounds.walk import Walk
 
 # Beyond the sums' own slack: norms folded into weights, and the float model's kernels.
 _ARITHMETIC = 2.0**-16
+_PLACES = {torch.float16: (2.0**-11, 2.0**-25), torch.bfloat16: (formats.BFLOAT16, 2.0**-134)}
 
 
 class Explain(Walk):
@@ -47,6 +49,9 @@ class Explain(Walk):
         value = super().run_node(node)
         if node.op == "call_function" and node.target in qdq.DEQUANTIZE and isinstance(value, Tensor):
             return self._weight(node, value)
+        if node.target in formats.WIDENS and isinstance(value, Tensor):
+            weight = exact(value)
+            return replace(weight, error=formats.weight_error(node, value, self._get))
         if node.op == "call_method" and node.target == "to" and isinstance(value, Tensor):
             return _half(value, self._get(node.args[0]))
         expected = self.reference.get(self.sites.get(node, ""))
@@ -85,11 +90,11 @@ class Explain(Walk):
 
 
 def _half(value: Tensor, before: Any) -> Any:
-    """A float16 weight that is widened was half a place off."""
-    if not isinstance(before, Tensor) or before.dtype is not torch.float16:
+    """A 16-bit weight that is widened was half a place off."""
+    if not isinstance(before, Tensor) or before.dtype not in _PLACES:
         return value
-    weight = exact(value)
-    return replace(weight, error=2.0**-11 * weight.value.abs() + 2.0**-25)
+    weight, (relative, least) = exact(value), _PLACES[before.dtype]
+    return replace(weight, error=relative * weight.value.abs() + least)
 
 
 def _memory(value: Tensor | Bounded) -> int:

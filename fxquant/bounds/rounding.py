@@ -33,6 +33,11 @@ def nothing_rounded() -> Iterator[None]:
         _ROUNDS.reset(token)
 
 
+def is_rounding() -> bool:
+    """Is quantizing an activation to change anything?"""
+    return _ROUNDS.get()
+
+
 HALF = 0.5 * (1 + 2.0**-12)
 SMALLEST = 6.1e-5  # torch's chooser takes no smaller step
 
@@ -55,6 +60,11 @@ class Step:
 
     def __getitem__(self, index: int) -> Step:
         return self
+
+
+def dynamic_step(most: float, usual: float, least: float) -> Step:
+    """A step or scale that is computed in float32, and is no smaller than `least`."""
+    return Step(*(max(size * (1 + 2.0**-20), least) for size in (most, usual)))
 
 
 def static(given: Any, scale: float, zero_point: int, quant_min: int, quant_max: int, steps: float = HALF) -> Bounded:
@@ -82,10 +92,10 @@ def dynamic(given: Any, step: Step) -> Bounded:
 
 
 @rule("choose_qparams")
-def choose(given: Any, reduce_range: bool) -> Step:
+def choose(given: Any, reduce_range: bool, num_bits: int = 8) -> Step:
     """The step of the widest range, which always holds zero."""
     x = lifted(given)
-    levels = 127 if reduce_range else 255
+    levels = 127 if reduce_range else (1 << num_bits) - 1
     if not x.numel():
         return Step(0.0, 0.0)
 

@@ -9,15 +9,26 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from fxquant import qdq, recurrent
-from fxquant.bounds import deciding, elementwise, moving, normalizing, products, recurring, reducing, rounding, writing  # noqa: F401 (they fill the table)
+from fxquant import float_formats, qdq, recurrent
+from fxquant.bounds import (  # noqa: F401 (they fill the table)
+    deciding,
+    elementwise,
+    formats,
+    moving,
+    normalizing,
+    products,
+    recurring,
+    reducing,
+    rounding,
+    writing,
+)
 from fxquant.bounds.bounded import Bounded, NoBound, exact, lifted, rule_of
 from fxquant.bounds.rounding import Codes, Step
 from fxquant.origin import site_of
 
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 LAYERS = (F.linear, F.conv1d, F.conv2d, F.conv3d, *_TRANSPOSED)
-_ROUNDS = (qdq.quantize_per_tensor, qdq.choose_qparams)
+_ROUNDS = (qdq.quantize_per_tensor, qdq.choose_qparams, float_formats.simulate_float, float_formats.choose_float_scale)
 _OURS = (Bounded, Codes, Step)
 
 
@@ -47,8 +58,10 @@ class Walk(fx.Interpreter):
             return super().run_node(node)
         try:
             value = self._ruled(node, args, kwargs)
-            bias = self._coded_bias(node, args, kwargs)
-            return value if bias is None else value.widened(bias)
+            more = self._coded_bias(node, args, kwargs), self._bfloat16(node, args, kwargs)
+            for error in more:
+                value = value if error is None else value.widened(error)
+            return value
         except (NoBound, AttributeError, TypeError, RuntimeError, ValueError, IndexError) as error:
             self.unbounded[site_of(node)] = _told(self, node, error)
             return self._without_rule(node, args, kwargs)
@@ -80,6 +93,12 @@ class Walk(fx.Interpreter):
             most = scale.double().view(-1, *[1] * (0 if node.target is F.linear else args[1].dim() - 2))
         return most * x.grid[0] / 2
 
+    def _bfloat16(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """CPUs with bfloat16 compute layers on such weights in it."""
+        weight = node.args[1] if len(node.args) > 1 else None
+        is_widened = isinstance(weight, fx.Node) and weight.op == "call_method" and weight.target == "to"
+        return formats.bfloat16_slack(node, self._get(weight.args[0]), args, kwargs) if is_widened else None  # type: ignore[union-attr]
+
     def _get(self, argument: Any) -> Any:
         return self.env[argument] if isinstance(argument, fx.Node) else argument
 
@@ -96,8 +115,8 @@ def _has_own_kernel(node: fx.Node) -> bool:
         return False
     if node.target in (F.embedding, F.embedding_bag, *_ROUNDS) or _is_recurrent(node):
         return True
-    weight = node.args[1] if node.target is F.linear else None
-    return isinstance(weight, fx.Node) and weight.op == "call_method"  # a float16 weight that is widened
+    weight = node.args[1] if node.target in LAYERS else None
+    return isinstance(weight, fx.Node) and weight.op == "call_method"  # a 16-bit weight that is widened
 
 
 def _is_recurrent(node: fx.Node) -> bool:

@@ -106,7 +106,7 @@ def _weights(node: NodeRecord, snapshot: GraphSnapshot) -> tuple[list[TensorInfo
             values += [tensor for tensor in source.values if "float" in tensor.dtype]
             held += [tensor for tensor in source.values if "float" in tensor.dtype]
         elif widened and all(constant.op == "get_attr" for constant in widened):
-            values += widened[0].values
+            values += source.values or widened[0].values  # codes in groups are packed: what they give has the shape
             held += [tensor for constant in widened for tensor in constant.values]
     return values, held
 

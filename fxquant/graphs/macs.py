@@ -11,14 +11,16 @@ from fxquant.graphs.snapshot import REFERENCE, GraphSnapshot, NodeRecord, Tensor
 _DIMS = (1, 2, 3)
 _CONVS = frozenset(f"{start}{dims}d" for start in ("conv", "Conv", "ConvReLU") for dims in _DIMS)
 _CONVS |= frozenset(f"conv{dims}d_relu" for dims in _DIMS)
+_CONVS |= frozenset(f"conv{dims}d_bf16" for dims in _DIMS)
 _TRANSPOSED = frozenset(f"{start}{dims}d" for start in ("conv_transpose", "ConvTranspose") for dims in _DIMS)
 _LINEARS = frozenset(
     {"linear", "Linear", "LinearReLU", "linear_relu", "linear_dynamic", "linear_relu_dynamic"}
-    | {"linear_dynamic_fp16", "linear_relu_dynamic_fp16"}
+    | {"linear_dynamic_fp16", "linear_relu_dynamic_fp16", "linear_bf16"}
 )
 _PRODUCTS = {"matmul": 0, "__matmul__": 0, "bmm": 0, "mm": 0, "mv": 0, "addmm": 1, "baddbmm": 1}
 _RECURRENT = frozenset(
     {"lstm", "gru", "LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell", "quantized_lstm", "quantized_gru"}
+    | {"lstm_on_widened_weights", "gru_on_widened_weights"}
 )
 _UNKNOWN = frozenset(
     {"einsum", "tensordot", "bilinear", "Bilinear", "MultiheadAttention", "multi_head_attention_forward"}

@@ -21,9 +21,10 @@ from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord
 
 QUANTIZES = frozenset({"quantize_per_tensor", "quantize_per_channel", "quantize_per_tensor_dynamic"})
 DEQUANTIZES = frozenset({"dequantize", "dequantize_per_tensor", "dequantize_per_channel", "dequantize_rows"})
+OWN_DEQUANTIZES = frozenset({"dequantize_groups", "dequantize_floats"})  # of weights, in formats that no engine has
 CHOOSES = frozenset({"choose_qparams"})
-WIDENS = DEQUANTIZES | {"to", "float", "_to_copy"}
-CODED_CONSTANTS, HALVES = frozenset({"int8", "uint8", "qint8", "quint8"}), frozenset({"float16", "bfloat16"})
+WIDENS = DEQUANTIZES | OWN_DEQUANTIZES | {"to", "float", "_to_copy"}
+CODED_CONSTANTS, HALVES = frozenset({"int8", "uint8", "int16", "qint8", "quint8"}), frozenset({"float16", "bfloat16"})
 _REFERENCE = ("fxquant.qdq.", "torch._ops.quantized_decomposed.")
 
 
@@ -34,7 +35,7 @@ def is_quantize(node: NodeRecord) -> bool:
 
 def is_dequantize(node: NodeRecord) -> bool:
     """Does it turn codes into floats?"""
-    return node.op in ("call_function", "call_method") and operation(node) in DEQUANTIZES
+    return node.op in ("call_function", "call_method") and operation(node) in DEQUANTIZES | OWN_DEQUANTIZES
 
 
 class ReferenceGraph:
@@ -69,6 +70,11 @@ class ReferenceGraph:
         """Does a call read a constant that is held in one of these dtypes?"""
         return any(self.widened.get(source) in dtypes for source in node.inputs)
 
+    def _runs_on_codes(self, node: NodeRecord) -> bool:
+        """Does a call read a constant in codes that engines have?"""
+        codes = (source for source in node.inputs if self.widened.get(source) in CODED_CONSTANTS)
+        return any(operation(self.snapshot[source]) not in OWN_DEQUANTIZES for source in codes)
+
     @cached_property
     def _is_reference(self) -> bool:
         return any(node.target.startswith(_REFERENCE) or node.attribute("weight_scale") for node in self.snapshot)
@@ -89,7 +95,7 @@ class ReferenceGraph:
 
     def _is_whole(self, node: NodeRecord) -> bool:
         """Ops whose kernel takes floats and gives floats: dynamic layers, look-ups in coded tables."""
-        if not self.holds(node, CODED_CONSTANTS):
+        if not self._runs_on_codes(node):
             return False
         if operation(node) in RECURRENT | LOOK_UPS:
             return True
@@ -113,7 +119,7 @@ class ReferenceGraph:
     def _is_layer(self, node: NodeRecord) -> bool:
         if operation(node) not in LAYERS or not self._is_fed(node):
             return False
-        return node.op == "call_module" or self.holds(node, CODED_CONSTANTS)
+        return node.op == "call_module" or self._runs_on_codes(node)
 
     def _is_fed(self, node: NodeRecord) -> bool:
         source = self.snapshot[node.inputs[0]]

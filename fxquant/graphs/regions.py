@@ -20,7 +20,7 @@ class Region(StrEnum):
     """How a node computes."""
 
     QUANTIZED = "quantized"  # on codes; in a reference graph: what stands between dequantize and quantize for that
-    WEIGHTS = "int8 weights"  # weights are held in int8 or float16, activations are float
+    WEIGHTS = "int8 weights"  # weights are held in few bits or as 16-bit floats, activations are float
     FLOAT = "float"
     BOUNDARY = "boundary"  # quantize, dequantize, choose_qparams
     OBSERVER = "observer"  # fake quantizes too
@@ -125,8 +125,9 @@ class _Walk:
 
 
 def _is_half(node: NodeRecord) -> bool:
-    """A kernel, or torch.ao's dynamic module, on float16 weights."""
-    return operation(node).endswith("_fp16") or (_is_packed_module(node) and "float16" in node.attribute("options"))
+    """A kernel on narrow weights and float activations, or torch.ao's dynamic module on float16 weights."""
+    is_kernel = operation(node).endswith(("_fp16", "_bf16", "_int4", "_on_widened_weights"))
+    return is_kernel or (_is_packed_module(node) and "float16" in node.attribute("options"))
 
 
 def _is_packed(node: NodeRecord) -> bool:

@@ -73,9 +73,11 @@ def verdict(facts: Facts, compiled: CompiledModel, measured: Measurements | None
 
 def _claims(facts: Facts, target: str, measured: Measurements | None) -> Iterator[str]:
     yield f"{facts.count(Kind.INT8, Kind.MIXED)} of {facts.computing} layers run in int8 on {target}"
-    for kind in (Kind.INT8_WEIGHTS, Kind.FLOAT16_WEIGHTS):
+    for kind in (Kind.INT8_WEIGHTS, Kind.FLOAT16_WEIGHTS, Kind.NARROW_WEIGHTS):
         if facts.count(kind):
             yield f"{facts.count(kind)} with {kind.value}"
+    if facts.count(Kind.SIMULATED):
+        yield f"{facts.count(Kind.SIMULATED)} simulated"
     if facts.macs:
         yield f"{_percent(facts.int8_macs / facts.macs)} of the multiplications among them"
     if facts.ratio is not None:

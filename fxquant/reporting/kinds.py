@@ -12,6 +12,8 @@ class Kind(StrEnum):
     MIXED = "mixed"  # some of its parts on codes, others in float
     INT8_WEIGHTS = "int8 weights"  # weights as codes, computed in float
     FLOAT16_WEIGHTS = "float16 weights"
+    NARROW_WEIGHTS = "narrow weights"  # int4, bfloat16, small floats
+    SIMULATED = "simulated"  # rounded as asked, on the canonical graph: no engine runs it
     FLOAT = "float32"
     PLAIN = "plain number"  # sizes and other numbers: nothing to quantize
     ABSORBED = "absorbed"  # folded or fused into another layer, or removed
@@ -40,4 +42,6 @@ def kind_of(effective: str, *, gives_tensor: bool = True) -> Kind:
     for kind in (Kind.INT8_WEIGHTS, Kind.FLOAT16_WEIGHTS, Kind.INT8):
         if effective.startswith(kind):
             return Kind.MIXED if has_float else kind
-    return Kind.FLOAT
+    if effective.startswith("simulated"):
+        return Kind.SIMULATED
+    return Kind.NARROW_WEIGHTS if " weights" in effective else Kind.FLOAT

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fxquant.observers import observer_options, own_factory
 from fxquant.presets import type_name
 from fxquant.qconfigs import Ask, TensorAsk
-from fxquant.torch_ao import MappingLevels, make_mapping, make_qconfig, observer_options
+from fxquant.torch_ao import MappingLevels, make_mapping, make_qconfig
 
 Entry = tuple[str, Ask | None]  # None: float
 
@@ -49,6 +50,9 @@ def _code(ask: Ask | None) -> str:
 
 
 def _observer_code(ask: TensorAsk) -> str:
+    own = own_factory(ask)
+    if own is not None:
+        return repr(own)
     name, options = observer_options(ask)
     return f"{name}.with_args({', '.join(f'{key}={value}' for key, value in options.items())})"
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
+from fxquant.observers import FloatWeights, GroupedWeights
 from fxquant.qconfigs import Ask, TensorAsk
 from fxquant.testing.layers import Layer, layers_of
 from fxquant.testing.mapping_spec import MappingSpec
@@ -18,6 +19,16 @@ from fxquant.testing.mapping_spec import MappingSpec
 _FLOAT = TensorAsk()
 _HALF = TensorAsk("float16")
 _ROWS = TensorAsk("quint8", "channel", is_float_qparams=True, observer="PerChannelMinMaxObserver")
+_OWN_WEIGHTS = (
+    GroupedWeights(32)().ask,
+    GroupedWeights(5, bits=3, symmetric=False)().ask,
+    FloatWeights("float8_e4m3fn", "tensor")().ask,
+    FloatWeights("e3m2", "tensor")().ask,
+)
+_SMALL_ACTIVATIONS = (
+    TensorAsk("float8_e5m2", is_symmetric=True, observer="MinMaxObserver"),
+    TensorAsk("e2m3", is_symmetric=True, is_dynamic=True, observer="MinMaxObserver"),
+)
 _OBSERVERS = ("MinMaxObserver",) * 5 + ("MovingAverageMinMaxObserver",) * 3 + ("HistogramObserver",)  # the last is slow
 _FUNCTIONS = (torch.relu, torch.add, torch.cat, torch.matmul, operator.add, operator.mul, nn.functional.relu)
 _MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.ReLU, nn.LayerNorm, nn.Embedding)
@@ -28,9 +39,9 @@ _MOST = 3  # entries of one level
 def qconfig_mappings(draw: st.DrawFn, model: nn.Module | None = None) -> Any:
     """torch.ao QConfigMappings; the repr of one is the code that builds it.
 
-    Static, dynamic, weight-only and float16 qconfigs and None, for everything, by type, and by the names and regexes of
-    the model's modules. With `model`, `fxquant.compile(model, mapping, ...)` takes each of them; what no engine serves
-    stays float, and the ledger says so. Shrinks to `QConfigMapping()`, which asks for nothing.
+    Static, dynamic, weight-only, 16-bit and small float qconfigs and None, for everything, by type, and by the names
+    and regexes of the model's modules. With `model`, `fxquant.compile(model, mapping, ...)` takes each of them; what no
+    engine serves stays float, and the ledger says so. Shrinks to `QConfigMapping()`, which asks for nothing.
 
     Args:
         model: names are drawn from its modules; None: no names, no regexes.
@@ -47,14 +58,16 @@ def asks(*, has_channels: bool = True) -> st.SearchStrategy[Ask | None]:
     """What a qconfig may ask for; None is float. Without `has_channels` weights are per tensor."""
     weights = _weights(has_channels=has_channels)
     dynamic = TensorAsk("quint8", is_dynamic=True)
-    float16 = st.sampled_from((Ask(TensorAsk("float16", is_dynamic=True), _HALF), Ask(_FLOAT, _HALF)))
+    halves = (Ask(TensorAsk("float16", is_dynamic=True), _HALF), Ask(_FLOAT, _HALF), Ask(_FLOAT, TensorAsk("bfloat16")))
     weight_only = weights | st.just(_ROWS) if has_channels else weights
+    own = st.sampled_from(_OWN_WEIGHTS)
     return st.one_of(
         st.none(),
         st.builds(Ask, _activations(), weights),
         st.builds(Ask, st.just(dynamic), weights),
         st.builds(Ask, st.just(_FLOAT), weight_only),
-        float16,
+        st.sampled_from(halves),
+        st.builds(Ask, st.sampled_from((_FLOAT, dynamic, *_SMALL_ACTIVATIONS)), own),
     )
 
 

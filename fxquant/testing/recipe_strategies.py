@@ -87,27 +87,43 @@ def _halves(draw: st.DrawFn, *, has_channels: bool, is_free: bool) -> tuple[Weig
     return weight, draw(_activations()) if is_both or not is_weight else None
 
 
-def _activations() -> st.SearchStrategy[Activation]:
-    return st.builds(
-        Activation,
-        dtype=st.sampled_from(("uint8", "int8", "float16", "float32")),
-        observer=st.sampled_from(("minmax", "moving-average", "histogram")),
-        symmetric=st.booleans(),
-        dynamic=st.booleans(),
-        reduce_range=st.booleans(),
-        num_bits=st.integers(3, 8),  # reduce_range takes one off, and a grid has two bits at least
+_CODES = ("int8", "uint8")
+_WHOLE = ("float16", "bfloat16", "float32", "float8_e4m3", "e3m2")  # their bits are in their names
+
+
+@st.composite
+def _activations(draw: st.DrawFn) -> Activation:
+    dtype = draw(st.sampled_from(("uint8", "int8", *_WHOLE)))
+    observer, is_dynamic = draw(st.sampled_from(("minmax", "moving-average", "histogram"))), draw(st.booleans())
+    if dtype not in _CODES:
+        return Activation(dtype, observer, dynamic=is_dynamic)
+    return Activation(
+        dtype=dtype,
+        observer=observer,
+        symmetric=draw(st.booleans()),
+        dynamic=is_dynamic,
+        reduce_range=draw(st.booleans()),
+        num_bits=draw(st.integers(3, 8)),  # reduce_range takes one off, and a grid has two bits at least
     )
 
 
 @st.composite
 def _weights(draw: st.DrawFn, *, has_channels: bool, is_free: bool) -> Weight:
+    dtype = draw(st.sampled_from((*_CODES, *_WHOLE, "int4")))
+    is_symmetric = draw(st.sampled_from((True, False)))
+    if dtype == "int4":
+        bits, size = draw(st.sampled_from((8, 2, 3, 4))), draw(st.integers(0, 40))
+        return Weight(dtype, symmetric=is_symmetric, num_bits=bits, group_size=size)
     granularity = draw(st.sampled_from(("tensor", "channel") if has_channels else ("tensor",)))
+    axis = draw(st.integers(0, 3)) if is_free else 0
+    if dtype not in _CODES:
+        return Weight(dtype, granularity, axis=axis)
     observers = ("minmax", "moving-average", *(("histogram",) if granularity == "tensor" else ()))
     return Weight(
-        dtype=draw(st.sampled_from(("int8", "uint8", "float16", "float32"))),
+        dtype=dtype,
         granularity=granularity,
-        symmetric=draw(st.sampled_from((True, False))),
+        symmetric=is_symmetric,
         observer=draw(st.sampled_from(observers)),
-        axis=draw(st.integers(0, 3)) if is_free else 0,
+        axis=axis,
         num_bits=draw(st.integers(2, 8)),
     )

@@ -333,6 +333,8 @@ def test_no_rule_is_entered_twice_and_every_rule_has_a_name_of_torchs():
         "quantize_per_tensor",
         "dequantize_per_tensor",
         "choose_qparams",
+        "choose_float_scale",
+        "simulate_float",
         "_seen",
         "_gru_step",
         "rewritten",

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fxquant
+from fxquant import torch_ao
 from fxquant.errors import CalibrationError, ContractError, ExampleInputError, FxQuantError, UsageError
 from fxquant.passes.drop_identity import DropIdentity
 from fxquant.pipeline import Pass, PassRecord
@@ -258,3 +259,19 @@ def test_an_example_that_the_model_cannot_be_called_with_is_no_fault_of_a_pass(p
         "mat1 and mat2 shapes cannot be multiplied (2x5 and 4x4)"
     )
     assert "that the model can be called with" in caught.value.hint
+
+
+with torch_ao.quiet():
+    from torch.ao.quantization import MinMaxObserver, QConfig, QConfigMapping, default_weight_observer
+
+    class Watching(MinMaxObserver):
+        """An observer of the user's own: a leaf of theirs with buffers, like any other."""
+
+
+def test_an_observer_of_the_users_own_keeps_what_it_saw():
+    model, data = nn.Sequential(nn.Linear(4, 3)).eval(), [torch.rand(64, 4)]
+    found = [
+        fxquant.compile(model, QConfigMapping().set_global(qconfig), calibration_data=data, target="x86")(data[0])
+        for qconfig in (QConfig(kind, default_weight_observer) for kind in (MinMaxObserver, Watching))
+    ]
+    assert torch.equal(*found)

@@ -280,6 +280,15 @@ EXPECTED = {
     "Embedding:float32 EmbeddingBag:float32 LSTM:float16 GRU:float32 LSTMCell:float32 RNN:float32 sigmoid:float32",
     "hybrid": "Conv2d:static ConvTranspose2d:static PReLU:static Linear:static LayerNorm:static Embedding:weight-only "
     "EmbeddingBag:weight-only LSTM:dynamic GRU:dynamic LSTMCell:dynamic RNN:float32 sigmoid:static",
+    "int4-weight-only": "Conv2d:weight-only ConvTranspose2d:weight-only PReLU:float32 Linear:weight-only "
+    "LayerNorm:float32 Embedding:weight-only EmbeddingBag:weight-only LSTM:weight-only GRU:weight-only "
+    "LSTMCell:weight-only RNN:float32 sigmoid:float32",
+    "bfloat16": "Conv2d:bfloat16 ConvTranspose2d:bfloat16 PReLU:float32 Linear:bfloat16 LayerNorm:float32 "
+    "Embedding:bfloat16 EmbeddingBag:bfloat16 LSTM:bfloat16 GRU:bfloat16 LSTMCell:bfloat16 RNN:float32 "
+    "sigmoid:float32",
+    "float8": "Conv2d:static ConvTranspose2d:static PReLU:float32 Linear:static LayerNorm:static "
+    "Embedding:weight-only EmbeddingBag:weight-only LSTM:weight-only GRU:weight-only LSTMCell:weight-only RNN:float32 "
+    "sigmoid:static",
 }
 
 

@@ -70,7 +70,7 @@ def decisions(text, target="x86"):
 def test_the_first_rule_that_matches_decides_and_ignore_goes_first():
     found = decisions(FULL)
     assert found["layer1.0.conv1:Conv2d"].why == "kept float by ignore of the recipe"
-    assert found["layer1.0.conv2:Conv2d"].requested == "static quint8 × qint8 per tensor"
+    assert found["layer1.0.conv2:Conv2d"].requested == "static quint8 × 4-bit qint8 per tensor"
     assert found["layer1.0.conv2:Conv2d"].why == "rule 2 of the recipe"
     assert found["layer1.1:add"].why == "kept float by rule 3 of the recipe"
     assert found["layer2.conv1:Conv2d"].why == "kept float by rule 3 of the recipe"
@@ -126,24 +126,36 @@ names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=
 )
 regexes = st.sampled_from(("re:layer[12]\\.", "re:.*\\.conv\\d", "re:"))
 lists = st.lists(names | regexes | st.just("*"), max_size=3).map(tuple)
-weights = st.builds(
-    Weight,
-    dtype=st.sampled_from(("int8", "uint8", "float16", "float32")),
-    granularity=st.sampled_from(("tensor", "channel")),
-    symmetric=st.booleans(),
-    observer=st.sampled_from(("minmax", "moving-average")),
-    axis=st.integers(-3, 9),
-    num_bits=st.integers(2, 8),
-)
+codes = st.sampled_from(("int8", "uint8"))
+halves = st.sampled_from(("float16", "bfloat16", "float32"))
+small_floats = st.sampled_from(("float8_e4m3", "float8_e5m2", "e3m2", "e1m5", "e8m7"))
+granularities, axes = st.sampled_from(("tensor", "channel")), st.integers(-3, 9)
+weights = (
+    st.builds(
+        Weight,
+        dtype=codes,
+        granularity=granularities,
+        symmetric=st.booleans(),
+        observer=st.sampled_from(("minmax", "moving-average")),
+        axis=axes,
+        num_bits=st.integers(2, 8),
+    )
+    | st.builds(Weight, dtype=halves | small_floats, granularity=granularities, axis=axes)
+    | st.builds(
+        Weight, dtype=st.just("int4"), group_size=st.integers(1, 99), num_bits=st.sampled_from((2, 3, 4, 8)),
+        symmetric=st.booleans(),
+    )
+)  # fmt: skip
+observers = st.sampled_from(("histogram", "minmax", "moving-average"))
 activations = st.builds(
     Activation,
-    dtype=st.sampled_from(("uint8", "int8", "float16", "float32")),
-    observer=st.sampled_from(("histogram", "minmax", "moving-average")),
+    dtype=codes,
+    observer=observers,
     symmetric=st.booleans(),
     dynamic=st.booleans(),
     reduce_range=st.booleans(),
-    num_bits=st.integers(2, 8),
-)
+    num_bits=st.integers(3, 8),
+) | st.builds(Activation, dtype=halves | small_floats, observer=observers, dynamic=st.booleans())
 targets = lists.filter(bool)
 rules = st.builds(RecipeRule, targets, lists, st.sampled_from((*PRESETS, "float"))) | st.builds(
     RecipeRule, targets, lists, st.just(""), weights, st.none() | activations

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.utils._pytree import tree_map
 
 import fxquant
@@ -60,9 +59,7 @@ def test_its_file_gives_it_back(name, tmp_path):
 @pytest.mark.parametrize("name", ["vit", "t5", "tcn", "tabular"])
 def test_in_bfloat16_it_is_near_too(name):
     model = model_of_user(name).bfloat16()
-    batch = tree_map(
-        lambda value: value.bfloat16() if value.is_floating_point() else value, MODELS_OF_USERS[name][1]
-    )
+    batch = tree_map(lambda value: value.bfloat16() if value.is_floating_point() else value, MODELS_OF_USERS[name][1])
     made = fxquant.compile(model, "int8", calibration_data=[batch], example_inputs=batch)
     found = called(made, batch)
     assert all(leaf.dtype is torch.float32 for leaf in flatten(found)[0])

@@ -174,21 +174,20 @@ def test_float16_weights_are_widened_where_the_engine_has_no_kernel_for_them():
     row = row_of(ledger, "layer")
     assert (row.effective, row.reason) == (
         "float16 weights",
-        "qnnpack has no kernel for LSTM on float16 weights alone: the weight is widened ahead",
+        "runs as torch's lstm_on_widened_weights on qnnpack",
     )
     assert sqnr_db(call(program, x)[0], evaluated(model, x)[0]) > 60
 
 
 DECLINED = [
     (nn.LSTM(WIDTH, HIDDEN, proj_size=4), Mode.DYNAMIC, None, "proj_size=4"),
-    (nn.LSTM(WIDTH, HIDDEN), Mode.WEIGHT_ONLY, None, "ask for dynamic, or float16"),
     (nn.GRU(WIDTH, HIDDEN), Mode.DYNAMIC, ao.QConfig(ao.default_dynamic_quant_observer, ao.default_observer), "quint8"),
     (nn.RNN(WIDTH, HIDDEN), Mode.DYNAMIC, None, "no engine has an int8 kernel for RNN"),
 ]
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-@pytest.mark.parametrize(("layer", "mode", "qconfig", "told"), DECLINED, ids=["proj", "weight-only", "quint8", "rnn"])
+@pytest.mark.parametrize(("layer", "mode", "qconfig", "told"), DECLINED, ids=["proj", "quint8", "rnn"])
 def test_what_has_no_kernel_stays_float_with_its_code(layer, mode, qconfig, told):
     model, x = Whole(layer).eval(), torch.randn(STEPS, BATCH, WIDTH)
     program, ledger = quantized(model, mode, x, qconfig=qconfig)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fxquant
-from fxquant import torch_ao
+from fxquant import observers, torch_ao
 from fxquant.plan import Mode
 from fxquant.testing import models, qconfig_mappings
 from fxquant.testing.layers import layers_of
@@ -62,7 +62,7 @@ def test_every_mapping_of_a_model_compiles_it(data):
 
 @given(qconfig_mappings(Net().eval()) | qconfig_mappings())
 def test_the_repr_builds_it_again(mapping):
-    names = {**vars(ao), "torch": torch, "nn": nn, "operator": operator}
+    names = {**vars(ao), **vars(observers), "torch": torch, "nn": nn, "operator": operator}
     again = eval(repr(mapping), names)
     assert plain(again) == plain(mapping)
 

@@ -14,6 +14,7 @@ BENCHES = {
     "graphs": "snapshots and diffs of 10,000 nodes, DOT of 1,500, analyses",
     "artifacts": "loading a saved model against rebuilding it, and its bytes over the payload",
     "shrinking": "pruning and low rank: zeros in the file, bytes after compression, MACs, latency",
+    "widths": "bytes and latency of a model in int8, int4 and bfloat16 weights, over float32",
     "peak_memory": "one model on one side, in this process (raw_fx calls it)",
 }
 
