@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from fxquant.pipeline import Pass, Pipeline
     from fxquant.plan import Decision, Mode, QuantPlan
     from fxquant.program import Program, Stage
+    from fxquant.qat import QATModel
     from fxquant.row import Row
     from fxquant.trainable import TrainableModel
+    from fxquant.training.schedule import QATSchedule
     from fxquant.weights import load_weights
 
 __version__ = "0.1.0"
@@ -53,6 +55,8 @@ _HOMES = {
     "Picture": "fxquant.drawing.picture",
     "Pipeline": "fxquant.pipeline",
     "Program": "fxquant.program",
+    "QATModel": "fxquant.qat",
+    "QATSchedule": "fxquant.training.schedule",
     "QuantPlan": "fxquant.plan",
     "Row": "fxquant.row",
     "Stage": "fxquant.program",
@@ -80,6 +84,8 @@ __all__ = [
     "Picture",
     "Pipeline",
     "Program",
+    "QATModel",
+    "QATSchedule",
     "QuantPlan",
     "Row",
     "Stage",

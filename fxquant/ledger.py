@@ -114,7 +114,9 @@ class Ledger:
     def remark(self, node: fx.Node, why: str, *, code: str = "", hint: str = "") -> None:
         """Something to be said in this node's rows whatever becomes of them: why it is not quite what was asked."""
         for site in origins(node) or (node.name,):
-            self._remarks[site] = Row(site, "", op="", requested="", effective="", reason=why, code=code, hint=hint)
+            known = self._remarks.get(site)
+            told = why if known is None or why in known.reason else f"{known.reason}; {why}"
+            self._remarks[site] = Row(site, "", op="", requested="", effective="", reason=told, code=code, hint=hint)
 
     def is_settled(self, node: fx.Node) -> bool:
         """Have all of this node's sites (or its part of them) got their rows?"""

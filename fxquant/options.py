@@ -61,6 +61,7 @@ _REFUSALS: dict[str, Callable[[Any], str | None]] = {
     "custom_modules": _each(object, told="give a list of handlers (see fxquant.CustomModule)"),
     "forward_fn": _forward_fn,
     "observers": _observers,
+    "mode": lambda value: None if value in ("ptq", "qat") else "'qat' to train with rounding, or 'ptq' (the default)",
     "strict": lambda value: None if isinstance(value, bool) else "True or False",
 }
 

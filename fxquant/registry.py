@@ -25,6 +25,8 @@ BUILT_IN: dict[str, str] = {
     "calibrate": "fxquant.passes.calibrate:Calibrate",
     "convert": "fxquant.passes.convert:Convert",
     "lower-native": "fxquant.passes.lower_native:LowerNative",
+    "fake-quantize": "fxquant.passes.fake_quantize:FakeQuantize",
+    "bake": "fxquant.passes.bake:Bake",
 }
 
 
