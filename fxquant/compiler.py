@@ -67,7 +67,7 @@ def compile(model: nn.Module, qconfig_mapping: Any, *, mode: Literal["qat"], **o
 def compile(
     model: nn.Module, qconfig_mapping: Any, *, mode: Literal["ptq"] = "ptq", **options: Any
 ) -> CompiledModel: ...
-def compile(
+def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and leave the options to this signature
     model: nn.Module,
     qconfig_mapping: Any,
     *,

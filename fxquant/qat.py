@@ -82,7 +82,7 @@ class QATModel(TrainableModel):
 
         for result in results:
             if isinstance(result, Tensor) and result.requires_grad:
-                result.register_hook(count)
+                result.register_hook(count)  # type: ignore[no-untyped-call]
 
     def _follow_schedule(self) -> None:
         for after_steps, freeze in (
@@ -222,7 +222,7 @@ class QATModel(TrainableModel):
             raise EmptyCalibrationError(
                 "FXQ301",
                 "nothing was seen: the model was not called in training mode since it was compiled",
-                hint="call train() and run your loop on it, or give compile() calibration_data for ranges to start with",
+                hint="call train() and run your loop on it, or give compile() calibration_data to start with",
             )
 
     def _tell_untrained(self, ledger: Ledger) -> None:

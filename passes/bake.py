@@ -16,7 +16,6 @@ from fxquant.calibration import FEW_SAMPLES, judge
 from fxquant.errors import PassError
 from fxquant.graphmodule import drop_unused_modules
 from fxquant.ledger import Ledger
-from fxquant.observation import observer_of
 from fxquant.passes._placing import replace_at
 from fxquant.passes.convert import TRAINED
 from fxquant.passes.drop_identity import REMOVED, is_dropout
@@ -29,7 +28,7 @@ from fxquant.training.layers import QATEmbedding, QATLayer, without_tensors
 
 @dataclass(frozen=True)
 class Bake(Pass):
-    """The trained modules ⇒ plain layers and ranges, as calibration leaves them. FXQ303 for a range that saw nothing."""
+    """Trained modules ⇒ plain layers and ranges, as calibration leaves them. FXQ303 for a range that saw nothing."""
 
     name: ClassVar[str] = "bake"
     accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.PREPARED})
@@ -37,8 +36,8 @@ class Bake(Pass):
 
     def run(self, program: Program, ledger: Ledger) -> Program:
         program.graph_module.eval()
-        for module in program.graph_module.modules():
-            module.training = False  # the graph module's own containers too
+        for part in program.graph_module.modules():
+            part.training = False  # the graph module's own containers too
         for node in list(program.graph.nodes):
             module = program.module_of(node)
             if is_dropout(module):

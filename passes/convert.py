@@ -33,7 +33,6 @@ from fxquant.program import Program, Stage
 from fxquant.targets import has_saturation_risk, isa
 from fxquant.torch_ao import split_fused
 
-
 TRAINED = "fxq_trained"  # meta key: a qconfig whose weight observer gives the scales that training used
 
 

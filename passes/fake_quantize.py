@@ -57,7 +57,7 @@ class FakeQuantize(Pass):
             raise UnsupportedModelError(
                 "FXQ231",
                 f"nothing of {program.model_name} would be fake-quantized: the mapping keeps every layer float",
-                hint="ask for layers that the model has (the ledger of a compile without mode='qat' says what each gets)",
+                hint="ask for layers that it has; the ledger of a compile without mode='qat' says what each gets",
             )
         drop_unused_modules(program.graph_module)
         return program.at(Stage.PREPARED)

@@ -174,8 +174,28 @@ class FakeQuantizer(nn.Module):
         scale, zero_point = self.grid.of_ranges(self.bounds[0], self.bounds[1])
         return torch.fake_quantize_per_channel_affine(x, scale, zero_point, axis, *self.limits)
 
+    def before_norm(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """fq(weight · scale) / scale, for a scale (none of them 0) of each index of dimension 0, in one step.
+
+        round(w · s / Δ) · Δ / s is rounding `w` with steps of Δ / s, whatever the sign of s. Gradients pass to `weight`
+        alone: steps are constants, as everywhere.
+        """
+        with torch.no_grad():
+            if self._watches:
+                low, high = torch.aminmax(weight.flatten(1), dim=1)
+                ends = torch.stack((low * scale, high * scale))
+                low, high = torch.aminmax(ends, dim=0)
+                self._move(torch.stack((low, high) if self.grid.axis is not None else (low.min(), high.max())))
+            step, zero_point = self.grid.of_ranges(self.bounds[0], self.bounds[1])
+            step, zero_point = step / scale, zero_point.expand(scale.shape).contiguous()
+        if not self.is_on:
+            return weight
+        return torch.fake_quantize_per_channel_affine(weight, step, zero_point, 0, *self.limits)
+
     def _watch_channels(self, rows: Tensor) -> None:
-        seen = torch.stack(torch.aminmax(rows, dim=1))
+        self._move(torch.stack(torch.aminmax(rows, dim=1)))
+
+    def _move(self, seen: Tensor) -> None:
         if self.grid.averaging == FOLLOWS or not self.has_range:
             self.bounds.copy_(seen)
         else:
@@ -216,7 +236,7 @@ def grid_of(observer: Any, *, is_weight: bool = False) -> Grid:
         axis=int(inner.ch_axis) if is_per_channel else None,
         has_float_zero_point=scheme is torch.per_channel_affine_float_qparams,
         averaging=float(getattr(inner, "averaging_constant", FOLLOWS if is_weight else AVERAGING)),
-        eps=float(getattr(inner, "eps", Grid.eps)) if hasattr(inner, "eps") else torch.finfo(torch.float32).eps,
+        eps=float(getattr(inner, "eps", torch.finfo(torch.float32).eps)),
     )
     if hasattr(inner, "min_val"):
         return grid

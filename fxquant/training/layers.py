@@ -1,10 +1,11 @@
 """QATLayer: a float layer, the batch norms behind it, and the fake quantizer of its weight, as one module that trains.
 
     s = Π gamma / sqrt(running_var + eps)                 over the batch norms behind the layer; 1 where there is none
-    training:    y = bn(layer(x; fq(w · s) / s, b))       (Jacob et al., 2018, with running statistics in s)
+    training:     y = bn(layer(x; fq(w · s) / s, b))      (Jacob et al., 2018; s from the running statistics)
     frozen, eval: y = layer(x; fq(w · s), fold(b))        what the converted layer computes
 
-Both are linear in x, so dividing the weight by s is the same as dividing the much larger output.
+A layer is linear in its weight, so the division by s is done there and not on the output; and rounding w · s with steps
+of Δ is rounding w with steps of Δ / s, so neither product nor quotient is ever made.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ class DynamicInput(nn.Module):
 class QATLayer(nn.Module):
     """Stands at a layer's name, with its `weight` and `bias`; `norms` are live batch norms until they are frozen."""
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         layer: nn.Module,
@@ -55,7 +59,7 @@ class QATLayer(nn.Module):
         norm_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.register_parameter("weight", layer.weight)  # type: ignore[arg-type]
+        self.register_parameter("weight", layer.weight)  # type: ignore[arg-type]  # weighted layers have one
         self.register_parameter("bias", getattr(layer, "bias", None))
         self.norms = nn.ModuleList(norms)
         self.weight_fake_quant, self.input_fake_quant = weight_fake_quant, input_fake_quant
@@ -64,7 +68,7 @@ class QATLayer(nn.Module):
         self._forward = _forward_of(layer)
 
     @property
-    def kind(self) -> nn.Module:
+    def kind(self) -> Any:
         """The layer's type and options, less its tensors."""
         return self._options[0]
 
@@ -80,12 +84,21 @@ class QATLayer(nn.Module):
         return self._forward(self.kind, x, self._quantized(weight), bias)
 
     def _normed(self, x: Tensor) -> Tensor:
-        scale, _ = scale_and_shift(self.norms)
-        over = over_outputs(torch.where(scale == 0, torch.ones_like(scale), scale), self.kind, self.weight)
-        y: Tensor = self._forward(self.kind, x, self._quantized(self.weight * over) / over, self.bias)
+        with torch.no_grad():
+            scale, _ = scale_and_shift(self.norms)
+            scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+        y = self._forward(self.kind, x, self._before_norm(scale), self.bias)
         for norm in self.norms:
             y = norm(y)
         return y
+
+    def _before_norm(self, scale: Tensor) -> Tensor:
+        if self.weight_fake_quant is None:
+            return self.weight
+        if type(self.kind) not in _TRANSPOSED and self.weight_fake_quant.grid.axis in (None, 0):
+            return self.weight_fake_quant.before_norm(self.weight, scale)
+        over = over_outputs(scale, self.kind, self.weight)
+        return self._quantized(self.weight * over) / over
 
     def _quantized(self, weight: Tensor) -> Tensor:
         found: Tensor = weight if self.weight_fake_quant is None else self.weight_fake_quant(weight)
@@ -107,19 +120,21 @@ class QATLayer(nn.Module):
 class QATEmbedding(nn.Module):
     """A table whose rows are on their grids, each with its own scale."""
 
+    weight: nn.Parameter
+
     def __init__(self, table: nn.Embedding, weight_fake_quant: FakeQuantizer) -> None:
         super().__init__()
-        self.register_parameter("weight", table.weight)
+        self.register_parameter("weight", table.weight)  # type: ignore[arg-type]  # a Parameter, as tables have it
         self.weight_fake_quant, self._options = weight_fake_quant, (without_tensors(table),)
 
     @property
-    def kind(self) -> nn.Module:
+    def kind(self) -> Any:
         """The table's type and options, less its tensor."""
         return self._options[0]
 
     def forward(self, indices: Tensor) -> Tensor:
         """The rows of these indices."""
-        return F.embedding(indices, self.weight_fake_quant(self.weight), self.kind.padding_idx)  # type: ignore[arg-type]
+        return F.embedding(indices, self.weight_fake_quant(self.weight), self.kind.padding_idx)
 
 
 def without_tensors(layer: nn.Module) -> nn.Module:
@@ -164,10 +179,10 @@ def scale_and_shift(norms: Sequence[nn.Module] | nn.ModuleList) -> tuple[Tensor,
     return scale, shift
 
 
-def over_outputs(scale: Tensor, layer: nn.Module, weight: Tensor) -> Tensor:
+def over_outputs(scale: Tensor, layer: Any, weight: Tensor) -> Tensor:
     """The scale of each output channel, shaped to multiply the weight: dimension 0, but (in, out/G, ...) transposed."""
     if type(layer) not in _TRANSPOSED:
         return scale.reshape(-1, *[1] * (weight.ndim - 1))
-    per_group = scale.reshape(layer.groups, -1)  # type: ignore[arg-type]
-    rows = per_group.repeat_interleave(weight.shape[0] // layer.groups, dim=0)  # type: ignore[operator]
+    per_group = scale.reshape(layer.groups, -1)
+    rows = per_group.repeat_interleave(weight.shape[0] // layer.groups, dim=0)
     return rows.reshape(*rows.shape, *[1] * (weight.ndim - 2))
