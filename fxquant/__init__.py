@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fxquant.compiler import compile, default_pipeline
     from fxquant.compressing import compress
     from fxquant.custom import CustomModule
+    from fxquant.distilling import Distillation
     from fxquant.drawing.overlays import Overlay
     from fxquant.drawing.picture import Picture, draw
     from fxquant.errors import FxQuantError, FxQuantWarning
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fxquant.qat import QATModel
     from fxquant.row import Row
     from fxquant.trainable import TrainableModel
+    from fxquant.training.loop import distil
     from fxquant.training.schedule import QATSchedule
     from fxquant.weights import load_weights
 
@@ -43,6 +45,7 @@ _HOMES = {
     "CompiledModel": "fxquant.model",
     "CustomModule": "fxquant.custom",
     "Decision": "fxquant.plan",
+    "Distillation": "fxquant.distilling",
     "FxQuantError": "fxquant.errors",
     "FxQuantWarning": "fxquant.errors",
     "GraphDiff": "fxquant.graphs.diffing",
@@ -61,6 +64,7 @@ _HOMES = {
     "Row": "fxquant.row",
     "Stage": "fxquant.program",
     "TrainableModel": "fxquant.trainable",
+    "distil": "fxquant.training.loop",
     "load": "fxquant.artifact.loading",
     "load_weights": "fxquant.weights",
     "measure": "fxquant.measuring",
@@ -72,6 +76,7 @@ __all__ = [
     "CompiledModel",
     "CustomModule",
     "Decision",
+    "Distillation",
     "FxQuantError",
     "FxQuantWarning",
     "GraphDiff",
@@ -94,6 +99,7 @@ __all__ = [
     "compress",
     "default_pipeline",
     "diff",
+    "distil",
     "draw",
     "load",
     "load_weights",

@@ -59,16 +59,14 @@ class QATModel(TrainableModel):
 
     # Training -------------------------------------------------------------------------------------------------------
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run with rounding; gradients flow. FXQ107 when the arguments are not what it was captured with."""
-        signature = self._program.signature
-        leaves = signature.leaves(args, kwargs)
+    def run_graph(self, graph_module: fx.GraphModule, leaves: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        """One call of the model: with rounding, and counted as a step once it is differentiated."""
         if self._program.example_leaves is None:
             self._program = replace(self._program, example_leaves=_few(leaves))
-        results = self.graph_module.forward(*leaves)  # forward, not a call: a call of fx prints its account of an error
+        results = super().run_graph(graph_module, leaves)
         if self.training and torch.is_grad_enabled():
             self._count_backward(results)
-        return signature.rebuild(results)
+        return results
 
     def _count_backward(self, results: Sequence[Tensor]) -> None:
         """One step when a gradient arrives at any of this call's results."""

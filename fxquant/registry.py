@@ -27,6 +27,7 @@ BUILT_IN: dict[str, str] = {
     "lower-native": "fxquant.passes.lower_native:LowerNative",
     "fake-quantize": "fxquant.passes.fake_quantize:FakeQuantize",
     "bake": "fxquant.passes.bake:Bake",
+    "distil": "fxquant.passes.distil:Distil",
 }
 
 

@@ -7,7 +7,7 @@ import inspect
 from dataclasses import replace
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxquant.errors import UsageError
 from fxquant.ledger import Ledger
@@ -57,7 +57,12 @@ class TrainableModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph; gradients flow. FXQ107 when the arguments are not what it was captured with."""
         signature = self._program.signature
-        return signature.rebuild(self.graph_module(*signature.leaves(args, kwargs)))
+        return signature.rebuild(self.run_graph(self.graph_module, signature.leaves(args, kwargs)))
+
+    def run_graph(self, graph_module: fx.GraphModule, leaves: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        """The results of this model's graph, or of another one over the same modules, as one call of the model."""
+        results: tuple[Any, ...] = graph_module.forward(*leaves)  # a call of fx prints its own account of an error
+        return results
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainableModel:
         """A copy with tensors and ledger of its own."""
