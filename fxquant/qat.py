@@ -49,13 +49,28 @@ class QATModel(TrainableModel):
         guard_inputs: bool = False,
     ) -> None:
         super().__init__(program, ledger, history)
-        self._finish, self._source, self.guard_inputs = finish, source, guard_inputs
-        self.schedule = schedule or QATSchedule()
-        self.steps = 0
-        self.agreement: tuple[Agreement, ...] = ()  # of the last check() or convert()
+        self._finish, self._source, self._guard_inputs = finish, source, guard_inputs
+        self._schedule = schedule or QATSchedule()
+        self._steps = 0
+        self._agreement: tuple[Agreement, ...] = ()
         self._is_observing, self._is_norm_live = True, True
         self._born = _sums(self)
         self._follow_schedule()
+
+    @property
+    def steps(self) -> int:
+        """How many calls in training mode were differentiated."""
+        return self._steps
+
+    @property
+    def schedule(self) -> QATSchedule:
+        """When ranges and batch norms freeze by themselves."""
+        return self._schedule
+
+    @property
+    def agreement(self) -> tuple[Agreement, ...]:
+        """The table of the last check() or convert(): a row for each requantization or layer."""
+        return self._agreement
 
     # Training -------------------------------------------------------------------------------------------------------
 
@@ -75,7 +90,7 @@ class QATModel(TrainableModel):
         def count(gradient: Tensor) -> None:
             if not arrived:
                 arrived.append(True)
-                self.steps += 1
+                self._steps += 1
                 self._follow_schedule()
 
         for result in results:
@@ -84,10 +99,10 @@ class QATModel(TrainableModel):
 
     def _follow_schedule(self) -> None:
         for after_steps, freeze in (
-            (self.schedule.freeze_observers_after, self.freeze_observers),
-            (self.schedule.freeze_batchnorm_after, self.freeze_batchnorm),
+            (self._schedule.freeze_observers_after, self.freeze_observers),
+            (self._schedule.freeze_batchnorm_after, self.freeze_batchnorm),
         ):
-            if after_steps is not None and self.steps >= after_steps:
+            if after_steps is not None and self._steps >= after_steps:
                 freeze()
 
     def freeze_observers(self) -> None:
@@ -116,12 +131,12 @@ class QATModel(TrainableModel):
 
     def get_extra_state(self) -> Tensor:
         """Steps, and whether ranges and batch norms are live: part of state_dict()."""
-        return torch.tensor([self.steps, self._is_observing, self._is_norm_live])
+        return torch.tensor([self._steps, self._is_observing, self._is_norm_live])
 
     def set_extra_state(self, state: Tensor) -> None:
         """What load_state_dict() found."""
         steps, is_observing, is_norm_live = state.tolist()
-        self.steps = steps
+        self._steps = steps
         self._set(is_observing=bool(is_observing), is_norm_live=bool(is_norm_live))
 
     def float_state_dict(self) -> dict[str, Tensor]:
@@ -162,7 +177,7 @@ class QATModel(TrainableModel):
             (*self._history, *records),
             self._finish,
             self._trained_source(),
-            guard_inputs=self.guard_inputs,
+            guard_inputs=self._guard_inputs,
         )
         self._compare(model.canonical, ledger)
         return model
@@ -172,7 +187,7 @@ class QATModel(TrainableModel):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="FXQ314", category=FxQuantWarning)
             self.convert()
-        return self.agreement
+        return self._agreement
 
     def _compare(self, canonical: fx.GraphModule, ledger: Ledger) -> None:
         leaves = self._program.example_leaves
@@ -180,8 +195,8 @@ class QATModel(TrainableModel):
             ledger.notice("FXQ408", "no example input is known: trained and converted layers were not compared")
             return
         trained = self._copied().graph_module
-        self.agreement = compare(trained, canonical, tuple(leaf.cpu() for leaf in leaves), ledger)
-        refuse_disagreement(self.agreement, trained)
+        self._agreement = compare(trained, canonical, tuple(leaf.cpu() for leaf in leaves), ledger)
+        refuse_disagreement(self._agreement, trained)
 
     def _copied(self) -> Program:
         """A copy of the program on the CPU, in eval mode."""
@@ -226,11 +241,11 @@ class QATModel(TrainableModel):
     def _tell_untrained(self, ledger: Ledger) -> None:
         if _sums(self) != self._born:
             return
-        if self.steps == 0:
+        if self._steps == 0:
             told = "backward() never reached it: no weight has changed since compile()"
             hint = "in the loop: model.train(); loss.backward(); optimizer.step(), with this model's own parameters"
         else:
-            told = f"backward() ran {self.steps} times, but no weight has changed since compile()"
+            told = f"backward() ran {self._steps} times, but no weight has changed since compile()"
             hint = "give the optimizer this model's parameters(), made before the loop, and call optimizer.step()"
         ledger.notice("FXQ314", f"nothing was trained: {told}", hint=hint)
         warnings.warn(f"FXQ314 nothing was trained: {told}; {hint}", FxQuantWarning, stacklevel=3)
@@ -255,10 +270,10 @@ class QATModel(TrainableModel):
         fakes = [module for module in self.modules() if isinstance(module, FakeQuantizer)]
         count = sum(parameter.numel() for parameter in self.parameters())
         state = [
-            f"step {self.steps:,}",
+            f"step {self._steps:,}",
             f"{len(fakes)} fake quantizers, ranges {'live' if self._is_observing else 'frozen'}",
             f"batch norm {'live' if self._is_norm_live else 'frozen'}",
-            *([str(self.schedule)] if str(self.schedule) else []),
+            *([str(self._schedule)] if str(self._schedule) else []),
         ]
         return f"QATModel({self._program.model_name}, {count:,} parameters, {'; '.join(state)})"
 

@@ -71,7 +71,8 @@ class RecurrentWeights(nn.Module):
         for cell in self.cells:
             for half in ("ih", "hh"):
                 weight, bias = getattr(module, f"weight_{half}{cell}"), getattr(module, f"bias_{half}{cell}", None)
-                self.add_module(f"{half}{cell}", _held(weight.detach(), bias, qconfig))
+                own = qconfig.of(f"weight_{half}{cell}") if hasattr(qconfig, "of") else qconfig  # of training
+                self.add_module(f"{half}{cell}", _held(weight.detach(), bias, own))
 
     def forward(self) -> None:
         """Not called: the graph fetches the buffers."""
@@ -97,6 +98,11 @@ def _canonical(module: nn.Module) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         case nn.RNNCell():
             return recurrent.rnn_tanh_cell if module.nonlinearity == "tanh" else recurrent.rnn_relu_cell, ()
     raise TypeError(type(module).__name__)
+
+
+def canonical_of(module: nn.Module, target: str) -> tuple[Callable[..., Any], tuple[Any, ...], tuple[str, ...], bool]:
+    """(op, its options, cells, is the dynamic range reduced) of a recurrent layer on an engine."""
+    return (*_canonical(module), _cells(module), _is_reduced(target, is_cell=isinstance(module, CELLS)))
 
 
 def _cells(module: nn.Module) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ dropout → nothing
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from fxquant.program import Program, Stage
 from fxquant.torch_ao import fused_with_relu
 from fxquant.training.fake_quantizer import FakeQuantizer
 from fxquant.training.layers import QATEmbedding, QATLayer, without_tensors
+from fxquant.training.recurrent_layer import QATRecurrent, plain
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Bake(Pass):
         return program.at(Stage.CALIBRATED)
 
     def verify(self, program: Program) -> None:
-        left = [node for node in program.graph.nodes if isinstance(program.module_of(node), (QATLayer, QATEmbedding))]
+        left = [node for node in program.graph.nodes if isinstance(program.module_of(node), _TRAINED)]
         if left:
             raise PassError("FXQ403", f"'{left[0].target}' is still a layer in training", node=left[0].name)
 
@@ -71,14 +73,22 @@ def _drop_idle(node: fx.Node, ledger: Ledger) -> None:
     node.graph.erase_node(node)
 
 
+_TRAINED = (QATLayer, QATEmbedding, QATRecurrent)
+
+
 def _bake_at(program: Program, node: fx.Node) -> None:
     module = program.module_of(node)
+    if isinstance(module, QATRecurrent):
+        for name, fake_quant in module.weight_fake_quants.items():
+            fake_quant(getattr(module, name))
+        node.meta[TRAINED] = TrainedQConfig(dict(module.weight_fake_quants.items()))
+        replace_at(program.graph_module, str(node.target), plain(module))
     if not isinstance(module, (QATLayer, QATEmbedding)):
         return
     weight, bias = module.folded() if isinstance(module, QATLayer) else (module.weight, None)
     if module.weight_fake_quant is not None:
         module.weight_fake_quant(weight)  # a range that follows the weight sees its last state
-        node.meta[TRAINED] = TrainedQConfig(module.weight_fake_quant)
+        node.meta[TRAINED] = TrainedQConfig({"weight": module.weight_fake_quant})
     layer = _plain(module, weight, bias)
     if isinstance(module, QATLayer) and module.has_relu:
         unit = fused_with_relu(layer)
@@ -99,9 +109,15 @@ def _plain(module: QATLayer | QATEmbedding, weight: torch.Tensor, bias: torch.Te
 class TrainedQConfig:
     """Stands in for a qconfig: its weight observer has the scales of training, whatever it is shown."""
 
-    fake_quantizer: FakeQuantizer
+    fake_quantizers: Mapping[str, nn.Module]  # by the weight's name
 
-    def weight(self) -> FakeQuantizer:
+    def of(self, name: str) -> TrainedQConfig:
+        """That of one weight among several."""
+        return TrainedQConfig({"weight": self.fake_quantizers[name]})
+
+    def weight(self) -> nn.Module:
         """The 'observer'."""
-        self.fake_quantizer.is_observing = False
-        return self.fake_quantizer
+        found = self.fake_quantizers["weight"]
+        assert isinstance(found, FakeQuantizer)
+        found.is_observing = False
+        return found

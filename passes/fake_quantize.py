@@ -30,8 +30,10 @@ from fxquant.plan import Decision, Mode
 from fxquant.program import Program, Stage
 from fxquant.targets import has_saturation_risk, isa
 from fxquant.torch_ao import quiet, split_fused
+from fxquant.training.agreement import mark_in_float
 from fxquant.training.fake_quantizer import FakeQuantizer, grid_of, seen_range
 from fxquant.training.layers import DynamicInput, QATEmbedding, QATLayer
+from fxquant.training.recurrent_layer import QATRecurrent
 
 IN_FLOAT = "FXQ232"
 
@@ -56,7 +58,7 @@ class FakeQuantize(Pass):
         if count == 0:
             raise UnsupportedModelError(
                 "FXQ231",
-                f"nothing of {program.model_name} would be fake-quantized: the mapping keeps every layer float",
+                f"nothing of {program.model_name} would be fake-quantized: the mapping asks for nothing that rounds",
                 hint="ask for layers that it has; the ledger of a compile without mode='qat' says what each gets",
             )
         drop_unused_modules(program.graph_module)
@@ -119,6 +121,8 @@ def _replace_layer(program: Program, node: fx.Node, ledger: Ledger) -> int:
     if isinstance(base, nn.Embedding) and decision.mode is Mode.WEIGHT_ONLY:
         _put(program, node, QATEmbedding(base, _weight_quantizer(decision, base.weight, node)))
         return 1
+    if _recurrent.is_recurrent(base) and decision.mode is Mode.DYNAMIC:
+        return _replace_recurrent(program, node, decision, base)
     if _recurrent.is_recurrent(base) or _embedding.is_embedding(base):
         return _trains_in_float(node, ledger, f"{type(base).__name__} is trained in float")
     if not is_weighted(base):
@@ -143,8 +147,17 @@ def _replace_weighted(
     return int(is_rounded)
 
 
+def _replace_recurrent(program: Program, node: fx.Node, decision: Decision, layer: nn.Module) -> int:
+    op, options, cells, is_reduced = _recurrent.canonical_of(layer, program.target)
+    names = [f"weight_{half}{cell}" for cell in cells for half in ("ih", "hh")]
+    quantizers = {name: _weight_quantizer(decision, getattr(layer, name), node, name) for name in names}
+    _put(program, node, QATRecurrent(layer, op, options, cells, quantizers, is_reduced=is_reduced))
+    return 1
+
+
 def _trains_in_float(node: fx.Node, ledger: Ledger, why: str) -> int:
     told = f"{why}, its weights are rounded at convert() only"
+    mark_in_float(node)
     ledger.remark(node, told, code=IN_FLOAT)
     ledger.notice(IN_FLOAT, f"'{node.target}': {told}", module=str(node.target))
     return 0
@@ -156,12 +169,12 @@ def _decision(program: Program, node: fx.Node) -> Decision | None:
     return program.plan.of(node)
 
 
-def _weight_quantizer(decision: Decision, weight: Tensor, node: fx.Node) -> FakeQuantizer:
+def _weight_quantizer(decision: Decision, weight: Tensor, node: fx.Node, name: str = "weight") -> FakeQuantizer:
     qconfig: Any = decision.qconfig
     with quiet():
         grid = grid_of(qconfig.weight(), is_weight=True)
     channels = None if grid.axis is None else int(weight.shape[grid.axis])
-    made = FakeQuantizer(grid, channels=channels, name=f"{node.target}.weight")
+    made = FakeQuantizer(grid, channels=channels, name=f"{node.target}.{name}")
     rows = weight.detach().flatten() if grid.axis is None else weight.detach().transpose(0, grid.axis).flatten(1)
     made.start_at(*torch.aminmax(rows, dim=-1))
     return made.eval()

@@ -18,11 +18,29 @@ from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.errors import SemanticsError
 from fxquant.ledger import Ledger
 from fxquant.origin import origins, scope, site_of, where
+from fxquant.structure import flatten
 from fxquant.training.fake_quantizer import FakeQuantizer
 from fxquant.training.layers import QATEmbedding, QATLayer
+from fxquant.training.recurrent_layer import QATRecurrent
 
 MOST_STEPS = 1.0
 _TIE = 1e-3  # of a step: float32 noise on top of a whole one
+_IN_FLOAT = "fxq_in_float"
+
+
+def mark_in_float(node: fx.Node) -> None:
+    """The module that this node calls is trained in float, and rounded at convert() only: nothing to compare."""
+    node.meta[_IN_FLOAT] = True
+
+
+def is_in_float(node: fx.Node) -> bool:
+    """Is it trained in float?"""
+    return _IN_FLOAT in node.meta
+
+
+def _share_of_range(expected: Tensor) -> float:
+    """A step where no requantization says what one is: 1/255 of the range."""
+    return (float(expected.max() - expected.min()) / 255 if expected.numel() else 0.0) or 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +111,18 @@ class _Counterparts:
 
     def __init__(self, canonical: fx.GraphModule) -> None:
         self._by_origin: dict[str, fx.Node] = {}
+        self._first: dict[str, fx.Node] = {}
         self._inputs: dict[str, fx.Node] = {}
         for node in canonical.graph.nodes:
             if node.op in ("placeholder", "get_attr"):
                 self._inputs.setdefault(f"{node.op} {node.target}", node)
             elif origins(node) and node.op != "output":
                 self._by_origin[origins(node)[-1]] = node
+                self._first.setdefault(site_of(node), node)
+
+    def whole(self, node: fx.Node) -> fx.Node | None:
+        """The node that computes what the call at `node` gives, before anything takes it apart."""
+        return self._first.get(site_of(node))
 
     def of(self, node: fx.Node) -> fx.Node | None:
         """The node that computes the same value."""
@@ -129,17 +153,29 @@ class _Comparison(fx.Interpreter):
         module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, FakeQuantizer):
             return self._at_requantization(node, module, value)
-        is_followed = any(self._is_fake_quantizer(user) for user in node.users)
-        counterpart = self.counterparts.of(node)
-        if is_followed or counterpart is None or not isinstance(value, Tensor) or not value.is_floating_point():
+        if isinstance(module, QATRecurrent) or is_in_float(node):
+            return self._at_whole(node, value)
+        if node.op != "call_module" or any(self._is_fake_quantizer(user) for user in node.users):
             return value
-        expected = self.values.get(counterpart)
-        if not isinstance(expected, Tensor) or expected.shape != value.shape:
+        counterpart = self.counterparts.of(node)
+        expected = None if counterpart is None else self.values.get(counterpart)
+        if not isinstance(expected, Tensor) or not isinstance(value, Tensor) or expected.shape != value.shape:
             return value
         if isinstance(module, (QATLayer, QATEmbedding)) and module.weight_fake_quant is not None:
-            step = float(expected.max() - expected.min()) / 255 if expected.numel() else 0.0
-            self._compare(node, value, expected, step or 1.0)
-        return expected if node.op == "call_module" else value
+            self._compare(node, value, expected, _share_of_range(expected))
+        return expected
+
+    def _at_whole(self, node: fx.Node, value: Any) -> Any:
+        """A layer that gives several tensors, or that was not trained as it runs: the canonical ones go on."""
+        counterpart = self.counterparts.whole(node)
+        leaves, structure = flatten(value)
+        expected = [] if counterpart is None else flatten(self.values[counterpart])[0]
+        if [getattr(leaf, "shape", None) for leaf in leaves] != [getattr(leaf, "shape", None) for leaf in expected]:
+            return value
+        for leaf, wanted in zip(leaves, expected, strict=True):
+            if not is_in_float(node):
+                self._compare(node, leaf, wanted, _share_of_range(wanted))
+        return structure.unflatten(expected)
 
     def _at_requantization(self, node: fx.Node, module: FakeQuantizer, value: Tensor) -> Tensor:
         scale, zero_point = (found.item() for found in module.calculate_qparams())

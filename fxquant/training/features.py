@@ -99,7 +99,7 @@ def node_of(model: TrainableModel, name: str, whose: str = "model") -> fx.Node:
     if not inside or not name:
         known = dict.fromkeys(row.module for row in rows.values() if row.module)
         raise refusal(name, whose, "there is no such module in the graph", did_you_mean(name, known))
-    nodes = [node for node in model.graph_module.graph.nodes if origins(node)]
+    nodes: list[fx.Node] = [node for node in model.graph_module.graph.nodes if origins(node)]
     ends = {node for node in nodes if origins(node)[-1] in inside}
     leaving = [node for node in nodes if node in ends and _readers(model, node) - ends]
     if len(leaving) == 1:
