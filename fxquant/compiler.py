@@ -175,7 +175,10 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
         compiled: CompiledModel | QATModel
         if mode == "qat":
             from fxquant.qat import begin
+            from fxquant.training.dropout import revive
 
+            again = CaptureRequest(fork(float_model), *example, concrete_args, (*leaf_modules, *kinds))
+            revive(program, again, ledger)
             options: dict[str, Any] = {"schedule": schedule, "guard_inputs": guard_inputs, "observers": observers}
             compiled = begin(pipeline, program, ledger, before_it, _finisher(observers), source, **options)
         else:

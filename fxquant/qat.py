@@ -23,6 +23,7 @@ from fxquant.program import Program, Stage
 from fxquant.source import Source
 from fxquant.trainable import TrainableModel
 from fxquant.training.agreement import Agreement, compare, refuse_disagreement
+from fxquant.training.dropout import hidden_dropout, tell_hidden
 from fxquant.training.fake_quantizer import FakeQuantizer
 from fxquant.training.layers import QATLayer
 from fxquant.training.pipeline import split_for_training
@@ -293,8 +294,10 @@ def begin(
     """Run a pipeline up to training. `finish` makes the rest of one run where the engine is."""
     pipeline.check(program.stage)
     head, tail = split_for_training(pipeline)
+    hiding = hidden_dropout(program)
     program, records = head.run(program, ledger, observers=observers)
     assert program.stage is Stage.PREPARED
+    tell_hidden(hiding, program, ledger)
     records = (*history, *records)
     return QATModel(program, ledger, records, finish(tail), source, schedule=schedule, guard_inputs=guard_inputs)
 

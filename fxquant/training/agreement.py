@@ -110,14 +110,14 @@ class _Counterparts:
     """Nodes of the canonical graph, found by the identity that passes carry."""
 
     def __init__(self, canonical: fx.GraphModule) -> None:
-        self._by_origin: dict[str, fx.Node] = {}
+        self._by_origin: dict[str, list[fx.Node]] = {}
         self._first: dict[str, fx.Node] = {}
         self._inputs: dict[str, fx.Node] = {}
         for node in canonical.graph.nodes:
             if node.op in ("placeholder", "get_attr"):
                 self._inputs.setdefault(f"{node.op} {node.target}", node)
             elif origins(node) and node.op != "output":
-                self._by_origin[origins(node)[-1]] = node
+                self._by_origin.setdefault(origins(node)[-1], []).append(node)
                 self._first.setdefault(site_of(node), node)
 
     def whole(self, node: fx.Node) -> fx.Node | None:
@@ -125,16 +125,18 @@ class _Counterparts:
         return self._first.get(site_of(node))
 
     def of(self, node: fx.Node) -> fx.Node | None:
-        """The node that computes the same value."""
+        """The node that computes the same value: of those with one origin the last."""
+        return next(iter(self._all(node)), None)
+
+    def _all(self, node: fx.Node) -> list[fx.Node]:
         if node.op in ("placeholder", "get_attr"):
-            return self._inputs.get(f"{node.op} {node.target}")
-        found = origins(node)
-        return self._by_origin.get(found[-1]) if found else None
+            found = self._inputs.get(f"{node.op} {node.target}")
+            return [] if found is None else [found]
+        return self._by_origin.get(origins(node)[-1], [])[::-1] if origins(node) else []
 
     def requantized(self, node: fx.Node, scale: float, zero_point: int) -> fx.Node | None:
         """The dequantize that follows the counterpart of `node`, by these qparams."""
-        source = self.of(node)
-        for user in source.users if source is not None else ():
+        for user in (user for source in self._all(node) for user in source.users):
             if user.target is qdq.quantize_per_tensor and user.args[1:3] == (scale, zero_point):
                 return next((reader for reader in user.users if reader.target is qdq.dequantize_per_tensor), None)
         return None
