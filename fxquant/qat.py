@@ -6,7 +6,7 @@ import copy
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxquant.calibration import enough_rows
-from fxquant.errors import ContractError, EmptyCalibrationError, FxQuantWarning, NonFiniteError
+from fxquant.errors import ContractError, FxQuantWarning
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel, Finish
 from fxquant.pipeline import Observer, PassRecord, Pipeline, after
@@ -27,6 +27,7 @@ from fxquant.training.dropout import hidden_dropout, tell_hidden
 from fxquant.training.fake_quantizer import FakeQuantizer
 from fxquant.training.layers import QATLayer
 from fxquant.training.pipeline import split_for_training
+from fxquant.training.readiness import check_finite, check_seen, weight_sums, why_untrained
 from fxquant.training.schedule import QATSchedule
 from fxquant.training.source import TrainedSource, weights_state
 
@@ -55,7 +56,7 @@ class QATModel(TrainableModel):
         self._steps = 0
         self._agreement: tuple[Agreement, ...] = ()
         self._is_observing, self._is_norm_live = True, True
-        self._born = _sums(self)
+        self._born = weight_sums(self)
         self._follow_schedule()
 
     @property
@@ -103,7 +104,7 @@ class QATModel(TrainableModel):
             (self._schedule.freeze_observers_after, self.freeze_observers),
             (self._schedule.freeze_batchnorm_after, self.freeze_batchnorm),
         ):
-            if after_steps is not None and self._steps >= after_steps:
+            if after_steps == self._steps:
                 freeze()
 
     def freeze_observers(self) -> None:
@@ -143,12 +144,13 @@ class QATModel(TrainableModel):
     def float_state_dict(self) -> dict[str, Tensor]:
         """The trained weights under the float model's own names, without rounding: what its load_state_dict takes."""
         found: dict[str, Tensor] = {}
+        skipped: set[nn.Module] = set()
         for name, module in self.named_modules():
-            for norm_name, norm in (
-                zip(module.norm_names, module.norms, strict=True) if isinstance(module, QATLayer) else ()
-            ):
-                found |= {f"{norm_name}.{key}": value for key, value in norm.state_dict().items()}
-            if not isinstance(module, FakeQuantizer) and not _is_inside(name):
+            if isinstance(module, QATLayer):
+                for norm_name, norm in zip(module.norm_names, module.norms, strict=True):
+                    found |= {f"{norm_name}.{key}": value for key, value in norm.state_dict().items()}
+                skipped.update(module.norms.modules())
+            if not isinstance(module, FakeQuantizer) and module not in skipped:
                 own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
                 found |= {f"{name}.{key}".lstrip("."): value.detach() for key, value in own}
         return found
@@ -165,30 +167,28 @@ class QATModel(TrainableModel):
             FxQuantError: FXQ301 when no batch was seen in training mode, FXQ302 for NaN in weights, FXQ408 when a layer
                 computes something else than in training. FXQ314 is a warning and a notice: nothing was trained.
         """
-        self._check_finite()
-        self._check_seen()
         ledger = Ledger.of(self._ledger.state())
-        self._tell_untrained(ledger)
-        trained = self._copied()
-        with after(self._history):
-            program, records = self._finish(trained, ledger, 0)
-        model = CompiledModel(
-            program,
-            ledger,
-            (*self._history, *records),
-            self._finish,
-            self._trained_source(),
-            guard_inputs=self._guard_inputs,
-        )
-        self._compare(model.canonical, ledger)
-        return model
+        idle = None if weight_sums(self) != self._born else why_untrained(self._steps)
+        if idle is not None:
+            told, hint = idle
+            ledger.notice("FXQ314", f"nothing was trained: {told}", hint=hint)
+            warnings.warn(f"FXQ314 nothing was trained: {told}; {hint}", FxQuantWarning, stacklevel=2)
+        return self._converted(ledger)
 
     def check(self) -> tuple[Agreement, ...]:
         """Convert a copy and compare, layer by layer. FXQ408 names a layer that is more than a step off."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="FXQ314", category=FxQuantWarning)
-            self.convert()
+        self._converted(Ledger.of(self._ledger.state()))
         return self._agreement
+
+    def _converted(self, ledger: Ledger) -> CompiledModel:
+        check_finite(self)
+        check_seen(self._program)
+        with after(self._history):
+            program, records = self._finish(self._copied(), ledger, 0)
+        history, source = (*self._history, *records), self._trained_source()
+        model = CompiledModel(program, ledger, history, self._finish, source, guard_inputs=self._guard_inputs)
+        self._compare(model.canonical, ledger)
+        return model
 
     def _compare(self, canonical: fx.GraphModule, ledger: Ledger) -> None:
         leaves = self._program.example_leaves
@@ -217,39 +217,6 @@ class QATModel(TrainableModel):
             weakref.ref(self),
             weights_state(self),
         )
-
-    def _check_finite(self) -> None:
-        for name, tensor in (*self.named_parameters(), *_statistics(self)):
-            bad = int((~torch.isfinite(tensor.detach())).sum())
-            if bad:
-                raise NonFiniteError(
-                    "FXQ302",
-                    f"'{name}' holds {bad} of {tensor.numel()} values that are NaN or infinite: training diverged",
-                    hint="go back to the last good state_dict(), lower the learning rate, clip gradients",
-                    module=name.rpartition(".")[0],
-                )
-
-    def _check_seen(self) -> None:
-        watching = [node for node in self.graph_module.graph.nodes if node.op == "call_module"]
-        found = [m for m in map(self._program.module_of, watching) if isinstance(m, FakeQuantizer) and not m.is_idle]
-        if found and not any(module.has_range for module in found):
-            raise EmptyCalibrationError(
-                "FXQ301",
-                "nothing was seen: the model was not called in training mode since it was compiled",
-                hint="call train() and run your loop on it, or give compile() calibration_data to start with",
-            )
-
-    def _tell_untrained(self, ledger: Ledger) -> None:
-        if _sums(self) != self._born:
-            return
-        if self._steps == 0:
-            told = "backward() never reached it: no weight has changed since compile()"
-            hint = "in the loop: model.train(); loss.backward(); optimizer.step(), with this model's own parameters"
-        else:
-            told = f"backward() ran {self._steps} times, but no weight has changed since compile()"
-            hint = "give the optimizer this model's parameters(), made before the loop, and call optimizer.step()"
-        ledger.notice("FXQ314", f"nothing was trained: {told}", hint=hint)
-        warnings.warn(f"FXQ314 nothing was trained: {told}; {hint}", FxQuantWarning, stacklevel=3)
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> NoReturn:
         """Refused: a model in training has no artifact. FXQ409."""
@@ -307,19 +274,3 @@ def _few(leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     sizes = {leaf.shape[0] if leaf.dim() > 0 else None for leaf in leaves}
     rows = enough_rows(leaves) if len(sizes) == 1 and None not in sizes else None
     return tuple((leaf if rows is None else leaf[:rows]).detach().clone() for leaf in leaves)
-
-
-def _sums(model: nn.Module) -> tuple[float, ...]:
-    """What tells weights apart: a sum of each and of its squares."""
-    with torch.no_grad():
-        pairs = ((p.sum(dtype=torch.float64), p.square().sum(dtype=torch.float64)) for p in model.parameters())
-        return tuple(float(value) for pair in pairs for value in pair)
-
-
-def _statistics(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    return (pair for pair in model.named_buffers() if pair[0].rpartition(".")[2] in ("running_mean", "running_var"))
-
-
-def _is_inside(name: str) -> bool:
-    """Does this module belong to a QATLayer?"""
-    return ".norms." in f".{name}."
