@@ -17,9 +17,11 @@ from fxquant.calibration import FEW_SAMPLES, judge
 from fxquant.errors import PassError
 from fxquant.graphmodule import drop_unused_modules
 from fxquant.ledger import Ledger
+from fxquant.origin import adopt
 from fxquant.passes._placing import replace_at
 from fxquant.passes.convert import TRAINED
 from fxquant.passes.drop_identity import REMOVED, is_dropout
+from fxquant.passes.fake_quantize import KEEPS_CODES
 from fxquant.pipeline import Pass
 from fxquant.program import Program, Stage
 from fxquant.torch_ao import fused_with_relu
@@ -46,6 +48,8 @@ class Bake(Pass):
                 _drop(node, ledger, "it was on in training; it does nothing in eval mode")
             elif isinstance(module, FakeQuantizer) and module.is_idle:
                 _drop_idle(node, ledger)
+        for node in [node for node in program.graph.nodes if KEEPS_CODES in node.meta]:
+            _observe_again(node)
         with torch.no_grad():
             for node in [node for node in program.graph.nodes if node.op == "call_module"]:
                 _bake_at(program, node)
@@ -63,6 +67,13 @@ def _drop(node: fx.Node, ledger: Ledger, why: str) -> None:
     ledger.settle(node, REMOVED, why)
     node.replace_all_uses_with(node.all_input_nodes[0])
     node.graph.erase_node(node)
+
+
+def _observe_again(node: fx.Node) -> None:
+    """The observer that fake-quantize took away behind a dropout, for convert to make codes of."""
+    with node.graph.inserting_after(node):
+        made = adopt(node.graph.call_module(node.meta[KEEPS_CODES], (node,)), node)
+    node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
 
 
 def _drop_idle(node: fx.Node, ledger: Ledger) -> None:

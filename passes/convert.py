@@ -91,12 +91,12 @@ def _quantize_activation(program: Program, node: fx.Node, observation: Observati
     graph.erase_node(node)
 
 
-_KEEPS_VALUES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
+KEEPS_VALUES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
 
 
 def _kept_from(program: Program, source: fx.Node) -> QParams | None:
     """The input's scale and zero point, for a module that only moves values: codes stay codes."""
-    if type(program.module_of(source)) not in _KEEPS_VALUES:
+    if type(program.module_of(source)) not in KEEPS_VALUES:
         return None
     if not is_activation_dequantize(source.args[0]):
         return None

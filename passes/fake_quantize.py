@@ -22,6 +22,7 @@ from fxquant.origin import site_of
 from fxquant.passes import _embedding, _recurrent
 from fxquant.passes._functional import is_weighted
 from fxquant.passes._placing import replace_at
+from fxquant.passes.convert import KEEPS_VALUES
 from fxquant.passes.drop_identity import is_dropout
 from fxquant.passes.fold_batchnorm import Folded, folded_into
 from fxquant.passes.insert_observers import OBSERVED
@@ -36,6 +37,7 @@ from fxquant.training.layers import DynamicInput, QATEmbedding, QATLayer
 from fxquant.training.recurrent_layer import QATRecurrent
 
 IN_FLOAT = "FXQ232"
+KEEPS_CODES = "fxq_keeps_codes"  # meta key: bake puts this observer behind the node
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,43 @@ class FakeQuantize(Pass):
 
 
 def _drop_observers_of_dropout(program: Program) -> None:
-    """x → observer → dropout → the same observer: in training the second would see values that dropout scaled up."""
+    """x → observer → dropout → flatten → observer: in training the second would see values that dropout scaled up.
+
+    What only moves values keeps the codes of its input (`convert` sees to it), so the second goes until bake.
+    """
     for node in list(program.graph.nodes):
         observation = observer_of(program.graph_module, node)
-        source = node.all_input_nodes[0] if observation is not None else None
-        if source is None or not is_dropout(program.module_of(source)):
+        if observation is None:
             continue
-        if observer_of(program.graph_module, source.all_input_nodes[0]) is not None:
-            node.replace_all_uses_with(source)
-            program.graph.erase_node(node)
+        source = node.all_input_nodes[0]
+        first = _observer_before_dropout(program, source, observation.module)
+        if first is None:
+            continue
+        if not is_dropout(program.module_of(source)):
+            source.meta[KEEPS_CODES] = str(first.target)
+        node.replace_all_uses_with(source)
+        program.graph.erase_node(node)
+
+
+def _observer_before_dropout(program: Program, node: fx.Node, observer: nn.Module) -> fx.Node | None:
+    """The observer from which dropout, and what moves values, lead to `node`; None where there is no dropout.
+
+    A function moves values where prepare gave its output the very observer of its input.
+    """
+    has_dropout = is_shared = False
+    while len(node.all_input_nodes) == 1 and observer_of(program.graph_module, node) is None:
+        module = program.module_of(node)
+        if is_dropout(module):
+            has_dropout = True
+        elif module is None:
+            is_shared = True
+        elif type(module) not in KEEPS_VALUES:
+            return None
+        node = node.all_input_nodes[0]
+    found = observer_of(program.graph_module, node)
+    if not has_dropout or found is None or (is_shared and found.module is not observer):
+        return None
+    return node
 
 
 def _replace_observers(program: Program) -> int:

@@ -3,7 +3,9 @@
     y = (clamp(round(x / scale) + zero_point, low, high) − zero_point) · scale
     ∂y/∂x = 1 where the code lies within low..high, else 0        (the straight-through estimator: Bengio et al., 2013)
 
-The formulas of scale and zero point are those of torch.ao's observers, so that a range gives the same codes in both.
+A range gives the scale and zero point that torch trains with: those of the observer or, where the qconfig has
+torch's fused fake quantize, of that op. They differ for symmetric ranges: an observer's reaches half a step beyond the
+last code (the largest weight is clipped and gets no gradient), the fused op's ends at it and so has wider steps.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class Grid:
     has_float_zero_point: bool = False
     averaging: float = AVERAGING  # share of each new range in the moving average
     eps: float = torch.finfo(torch.float32).eps
+    is_fused: bool = False  # by the formula of torch's fused training op
     fixed: tuple[float, int] | None = None  # scale and zero point of an op whose range is known
 
     def of_range(self, low: float, high: float) -> tuple[float, int]:
@@ -43,8 +46,9 @@ class Grid:
             return self.fixed
         low, high = min(low, 0.0), max(high, 0.0)
         if self.is_symmetric:
-            half = (self.high - self.low) / 2
-            return _float32(max(max(-low, high) / half, self.eps)), self._middle()
+            middle = self._middle
+            below, above = self._steps_each_way
+            return _float32(max(-low / below, high / above, self.eps)), middle
         scale = _float32(max((high - low) / (self.high - self.low), self.eps))
         return scale, min(max(self.low - round(low / scale), self.low), self.high)
 
@@ -56,17 +60,25 @@ class Grid:
             scale = torch.where(scale > self.eps, scale, torch.ones_like(scale))
             return scale, -low / scale
         if self.is_symmetric:
-            scale = torch.maximum(-low, high).div_(steps / 2).clamp_(min=self.eps)
-            return scale, torch.full_like(scale, self._middle(), dtype=torch.int32)
+            below, above = self._steps_each_way
+            scale = torch.maximum(low / -below, high / above).clamp_(min=self.eps)
+            return scale, torch.full_like(scale, self._middle, dtype=torch.int32)
         low, high = low.clamp(max=0.0), high.clamp(min=0.0)
         scale = ((high - low) / steps).clamp_(min=self.eps)
         return scale, (self.low - torch.round(low / scale)).clamp_(self.low, self.high).to(torch.int32)
 
+    @property
+    def _steps_each_way(self) -> tuple[float, float]:
+        """By how many steps a symmetric range reaches below and above zero."""
+        if self.is_fused:
+            return self._middle - self.low, self.high - self._middle
+        return (self.high - self.low) / 2, (self.high - self.low) / 2
+
+    @property
     def _middle(self) -> int:
-        """The zero point of a symmetric range."""
-        if self.dtype not in (torch.quint8, torch.uint8):
-            return 0
-        return 128 if (self.low, self.high) == (0, 255) else (self.low + self.high) // 2
+        """The zero point of a symmetric range: 0 of -128…127, 128 of 0…255."""
+        is_odd = self.is_fused or (self.low, self.high) == (0, 255) or self.low < 0
+        return (self.low + self.high + is_odd) // 2
 
 
 def _float32(value: float) -> float:
@@ -171,7 +183,7 @@ class FakeQuantizer(nn.Module):
                 self._watch_channels(x.transpose(0, axis).flatten(1))
         if not self.is_on:
             return x
-        scale, zero_point = self.grid.of_ranges(self.bounds[0], self.bounds[1])
+        scale, zero_point = self.grid.of_ranges(*self.bounds.float())  # torch takes no float64 here
         return torch.fake_quantize_per_channel_affine(x, scale, zero_point, axis, *self.limits)
 
     def before_norm(self, weight: Tensor, scale: Tensor) -> Tensor:
@@ -186,8 +198,8 @@ class FakeQuantizer(nn.Module):
                 ends = torch.stack((low * scale, high * scale))
                 low, high = torch.aminmax(ends, dim=0)
                 self._move(torch.stack((low, high) if self.grid.axis is not None else (low.min(), high.max())))
-            step, zero_point = self.grid.of_ranges(self.bounds[0], self.bounds[1])
-            step, zero_point = step / scale, zero_point.expand(scale.shape).contiguous()
+            step, zero_point = self.grid.of_ranges(*self.bounds.float())
+            step, zero_point = step / scale.float(), zero_point.expand(scale.shape).contiguous()
         if not self.is_on:
             return weight
         return torch.fake_quantize_per_channel_affine(weight, step, zero_point, 0, *self.limits)
@@ -235,6 +247,7 @@ def grid_of(observer: Any, *, is_weight: bool = False) -> Grid:
         is_symmetric=scheme in (torch.per_tensor_symmetric, torch.per_channel_symmetric),
         axis=int(inner.ch_axis) if is_per_channel else None,
         has_float_zero_point=scheme is torch.per_channel_affine_float_qparams,
+        is_fused=type(observer).__name__.startswith("Fused"),
         averaging=float(getattr(inner, "averaging_constant", FOLLOWS if is_weight else AVERAGING)),
         eps=float(getattr(inner, "eps", torch.finfo(torch.float32).eps)),
     )

@@ -1,4 +1,4 @@
-"""What a model in training must have before it is converted: finite weights, ranges that saw data, and some training."""
+"""What a model in training must have before conversion: finite weights, ranges that saw data, some training."""
 
 from __future__ import annotations
 
