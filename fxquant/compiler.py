@@ -20,7 +20,7 @@ from fxquant.errors import CalibrationShapeError, ContractError, ExampleInputErr
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel, Finish
-from fxquant.options import check_options
+from fxquant.options import check_options, check_schedule
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.policy import read_policy
 from fxquant.program import Program
@@ -131,6 +131,7 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
         observers=observers,
         mode=mode,
     )
+    check_schedule(schedule, mode)
     resolution = targets.resolve(target)
     ledger = Ledger.of(model.ledger.state()) if isinstance(model, TrainableModel) else Ledger()
     with ExitStack() as stack:

@@ -19,6 +19,16 @@ def check_options(**options: Any) -> None:
             raise UsageError("FXQ111", f"{name}={_shown(value)}", hint=told)
 
 
+def check_schedule(schedule: Any, mode: str) -> None:
+    """FXQ111 for a schedule that is none, or that nothing would follow."""
+    if schedule is None:
+        return
+    if type(schedule).__name__ != "QATSchedule":
+        raise UsageError("FXQ111", f"schedule={_shown(schedule)}", hint="give a fxquant.QATSchedule(...), or None")
+    if mode != "qat":
+        raise UsageError("FXQ111", f"schedule={_shown(schedule)} with mode={mode!r}", hint="it is for mode='qat'")
+
+
 def _each(*kinds: type, told: str) -> Callable[[Any], str | None]:
     def refusal(value: Any) -> str | None:
         is_series = isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (str, bytes))

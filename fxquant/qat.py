@@ -167,6 +167,7 @@ class QATModel(TrainableModel):
             FxQuantError: FXQ301 when no batch was seen in training mode, FXQ302 for NaN in weights, FXQ408 when a layer
                 computes something else than in training. FXQ314 is a warning and a notice: nothing was trained.
         """
+        self._check_ready()
         ledger = Ledger.of(self._ledger.state())
         idle = None if weight_sums(self) != self._born else why_untrained(self._steps)
         if idle is not None:
@@ -177,12 +178,15 @@ class QATModel(TrainableModel):
 
     def check(self) -> tuple[Agreement, ...]:
         """Convert a copy and compare, layer by layer. FXQ408 names a layer that is more than a step off."""
+        self._check_ready()
         self._converted(Ledger.of(self._ledger.state()))
         return self._agreement
 
-    def _converted(self, ledger: Ledger) -> CompiledModel:
+    def _check_ready(self) -> None:
         check_finite(self)
         check_seen(self._program)
+
+    def _converted(self, ledger: Ledger) -> CompiledModel:
         with after(self._history):
             program, records = self._finish(self._copied(), ledger, 0)
         history, source = (*self._history, *records), self._trained_source()
@@ -259,8 +263,8 @@ def begin(
     guard_inputs: bool = False,
 ) -> QATModel:
     """Run a pipeline up to training. `finish` makes the rest of one run where the engine is."""
-    pipeline.check(program.stage)
     head, tail = split_for_training(pipeline)
+    pipeline.check(program.stage)
     hiding = hidden_dropout(program)
     program, records = head.run(program, ledger, observers=observers)
     assert program.stage is Stage.PREPARED
