@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fxquant.compiler import compile, default_pipeline
     from fxquant.compressing import compress
     from fxquant.custom import CustomModule
+    from fxquant.distilling import Distillation
     from fxquant.drawing.overlays import Overlay
     from fxquant.drawing.picture import Picture, draw
     from fxquant.errors import FxQuantError, FxQuantWarning
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
     from fxquant.profiling.profiling import profile
     from fxquant.profiling.result import Profile
     from fxquant.program import Program, Stage
+    from fxquant.qat import QATModel
     from fxquant.row import Row
     from fxquant.steps import steps_of
     from fxquant.trainable import TrainableModel
+    from fxquant.training.loop import distil
+    from fxquant.training.schedule import QATSchedule
     from fxquant.weights import load_weights
 
 __version__ = "0.1.0"
@@ -51,6 +55,7 @@ _HOMES = {
     "CompiledModel": "fxquant.model",
     "CustomModule": "fxquant.custom",
     "Decision": "fxquant.plan",
+    "Distillation": "fxquant.distilling",
     "FxQuantError": "fxquant.errors",
     "FxQuantWarning": "fxquant.errors",
     "GraphDiff": "fxquant.graphs.diffing",
@@ -64,10 +69,13 @@ _HOMES = {
     "Pipeline": "fxquant.pipeline",
     "Profile": "fxquant.profiling.result",
     "Program": "fxquant.program",
+    "QATModel": "fxquant.qat",
+    "QATSchedule": "fxquant.training.schedule",
     "QuantPlan": "fxquant.plan",
     "Row": "fxquant.row",
     "Stage": "fxquant.program",
     "TrainableModel": "fxquant.trainable",
+    "distil": "fxquant.training.loop",
     "load": "fxquant.artifact.loading",
     "load_weights": "fxquant.weights",
     "measure": "fxquant.measuring",
@@ -83,6 +91,7 @@ __all__ = [
     "CompiledModel",
     "CustomModule",
     "Decision",
+    "Distillation",
     "FxQuantError",
     "FxQuantWarning",
     "GraphDiff",
@@ -96,6 +105,8 @@ __all__ = [
     "Pipeline",
     "Profile",
     "Program",
+    "QATModel",
+    "QATSchedule",
     "QuantPlan",
     "Row",
     "Stage",
@@ -105,6 +116,7 @@ __all__ = [
     "compress",
     "default_pipeline",
     "diff",
+    "distil",
     "draw",
     "evaluate",
     "load",

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from torch import nn
 
@@ -19,8 +19,8 @@ from fxquant.custom import CustomModule, leaf_types
 from fxquant.errors import CalibrationShapeError, ContractError, DeviceError, ExampleInputError
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
-from fxquant.model import CompiledModel, already_finished
-from fxquant.options import check_options
+from fxquant.model import CompiledModel, Finish, already_finished
+from fxquant.options import check_options, check_schedule
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.policy import read_policy
 from fxquant.program import Program, Stage
@@ -31,6 +31,10 @@ from fxquant.sandbox import one_compilation
 from fxquant.source import Source
 from fxquant.torch_ao import engine
 from fxquant.trainable import TrainableModel
+
+if TYPE_CHECKING:
+    from fxquant.qat import QATModel
+    from fxquant.training.schedule import QATSchedule
 
 
 def default_pipeline(**options: Any) -> Pipeline:
@@ -58,7 +62,13 @@ def _step(name: str, options: Mapping[str, Any]) -> Pass:
     return make(name, **options.get(name.replace("-", "_"), {}))
 
 
+@overload
+def compile(model: nn.Module, qconfig_mapping: Any, *, mode: Literal["qat"], **options: Any) -> QATModel: ...
+@overload
 def compile(
+    model: nn.Module, qconfig_mapping: Any, *, mode: Literal["ptq"] = "ptq", **options: Any
+) -> CompiledModel: ...
+def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and leave the options to this signature
     model: nn.Module,
     qconfig_mapping: Any,
     *,
@@ -76,7 +86,9 @@ def compile(
     on_nonfinite: str = "error",
     guard_inputs: bool = False,
     observers: Sequence[Observer] = (),
-) -> CompiledModel:
+    mode: str = "ptq",
+    schedule: QATSchedule | None = None,
+) -> CompiledModel | QATModel:
     """Quantize a trained float model. The model itself is never changed.
 
     Args:
@@ -102,10 +114,13 @@ def compile(
         guard_inputs: the compiled model checks each call's inputs, and NaN or infinity is FXQ302; integer kernels would
             make plausible numbers of it. Costs one pass over the inputs.
         observers: called with each pass's record.
+        mode: 'qat' for a model that trains with rounding until its `convert()`; data gives ranges to start with.
+        schedule: of QAT, when ranges and batch norms freeze (`fxquant.QATSchedule`).
 
     Returns:
         A CompiledModel with the model's own signature and output structure. What it computes in floating point is
         float32 on the CPU: inputs of the dtype that the model had are cast when they come in, outputs are float32.
+        With mode='qat', a QATModel that gives one when it has been trained.
 
     Raises:
         FxQuantError: every failure; its code has a page (`fxquant explain CODE`).
@@ -119,7 +134,9 @@ def compile(
         custom_modules=custom_modules,
         forward_fn=forward_fn,
         observers=observers,
+        mode=mode,
     )
+    check_schedule(schedule, mode)
     resolution = targets.resolve(target)
     ledger = Ledger.of(model.ledger.state()) if isinstance(model, TrainableModel) else Ledger()
     with ExitStack() as stack:
@@ -161,7 +178,17 @@ def compile(
         )
         source = Source(weakref.ref(float_model), before, concrete_args, (*leaf_modules, *kinds))
         before_it = float_model.history if isinstance(float_model, TrainableModel) else ()
-        compiled = _run(pipeline, program, ledger, observers, source, before_it, guard_inputs=guard_inputs)
+        compiled: CompiledModel | QATModel
+        if mode == "qat":
+            from fxquant.qat import begin
+            from fxquant.training.dropout import revive
+
+            again = CaptureRequest(fork(float_model), *example, concrete_args, (*leaf_modules, *kinds))
+            revive(program, again, ledger)
+            options: dict[str, Any] = {"schedule": schedule, "guard_inputs": guard_inputs, "observers": observers}
+            compiled = begin(pipeline, program, ledger, before_it, _finisher(observers), source, **options)
+        else:
+            compiled = _run(pipeline, program, ledger, observers, source, before_it, guard_inputs=guard_inputs)
         if preflight.fingerprint(float_model) != before:
             raise ContractError(
                 "FXQ405",
@@ -217,6 +244,19 @@ def _filled(step: Pass, options: Mapping[str, Any]) -> Pass:
     known = options.get(step.name.replace("-", "_"), {})
     missing = {key: value for key, value in known.items() if getattr(step, key, 0) is None}
     return replace(step, **missing) if missing else step  # type: ignore[type-var]
+
+
+def _finisher(observers: Sequence[Observer]) -> Callable[[Pipeline], Finish]:
+    """What runs the rest of a pipeline on its engine, later."""
+
+    def finisher(tail: Pipeline) -> Finish:
+        def finish(program: Program, ledger: Ledger, samples: int) -> tuple[Program, tuple[PassRecord, ...]]:
+            with _compiler(program.target):
+                return tail.run(program, ledger, observers=observers)
+
+        return finish
+
+    return finisher
 
 
 def _run(

@@ -19,6 +19,16 @@ def check_options(**options: Any) -> None:
             raise UsageError("FXQ111", f"{name}={_shown(value)}", hint=told)
 
 
+def check_schedule(schedule: Any, mode: str) -> None:
+    """FXQ111 for a schedule that is none, or that nothing would follow."""
+    if schedule is None:
+        return
+    if type(schedule).__name__ != "QATSchedule":
+        raise UsageError("FXQ111", f"schedule={_shown(schedule)}", hint="give a fxquant.QATSchedule(...), or None")
+    if mode != "qat":
+        raise UsageError("FXQ111", f"schedule={_shown(schedule)} with mode={mode!r}", hint="it is for mode='qat'")
+
+
 def _each(*kinds: type, told: str) -> Callable[[Any], str | None]:
     def refusal(value: Any) -> str | None:
         is_series = isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (str, bytes))
@@ -61,6 +71,7 @@ _REFUSALS: dict[str, Callable[[Any], str | None]] = {
     "custom_modules": _each(object, told="give a list of handlers (see fxquant.CustomModule)"),
     "forward_fn": _forward_fn,
     "observers": _observers,
+    "mode": lambda value: None if value in ("ptq", "qat") else "'qat' to train with rounding, or 'ptq' (the default)",
     "strict": lambda value: None if isinstance(value, bool) else "True or False",
 }
 

@@ -73,7 +73,10 @@ def unwrapped(model: object, ledger: Ledger) -> nn.Module:
             hint="this looks like a state dict: build the model and load_state_dict() it" if is_state
             else "wrap the function in an nn.Module whose forward() calls it",
         )  # fmt: skip
-    if (type(model).__module__, type(model).__name__) == ("fxquant.model", "CompiledModel"):
+    if (type(model).__module__, type(model).__name__) in (
+        ("fxquant.model", "CompiledModel"),
+        ("fxquant.qat", "QATModel"),
+    ):
         raise _already(type(model).__name__, "it was compiled by fxquant", "")
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModelError(

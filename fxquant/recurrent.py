@@ -159,7 +159,9 @@ def _seen(x: Tensor, is_dynamic: bool, is_reduced: bool) -> Tensor:
         return answer
     if not is_dynamic:
         return x
-    scale, zero_point = qdq.choose_qparams(x, is_reduced)
+    scale, zero_point = qdq.choose_qparams(x.detach(), is_reduced)
+    if x.requires_grad:  # the same values, and gradients that pass straight through
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, 0, 255)
     codes = qdq.quantize_per_tensor(x, scale, zero_point, 0, 255, torch.uint8)
     return qdq.dequantize_per_tensor(codes, scale, zero_point)
 

@@ -28,6 +28,9 @@ BUILT_IN: dict[str, str] = {
     "prune-channels": "fxquant.passes.prune_channels:PruneChannels",
     "prune-magnitude": "fxquant.passes.prune_magnitude:PruneMagnitude",
     "low-rank": "fxquant.passes.low_rank:LowRank",
+    "fake-quantize": "fxquant.passes.fake_quantize:FakeQuantize",
+    "bake": "fxquant.passes.bake:Bake",
+    "distil": "fxquant.passes.distil:Distil",
 }
 
 

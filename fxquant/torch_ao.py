@@ -295,8 +295,8 @@ def prepare(graph_module: fx.GraphModule, qconfigs: Mapping[str, QConfig]) -> Pr
 
 
 def is_observer(module: nn.Module | None) -> bool:
-    """Is this an observer or a fake quantize?"""
-    return isinstance(module, (ObserverBase, FakeQuantizeBase))
+    """Is this an observer or a fake quantize, ours included?"""
+    return isinstance(module, (ObserverBase, FakeQuantizeBase)) or hasattr(module, "is_fake_quantize")
 
 
 def split_fused(module: nn.Module) -> tuple[nn.Module, bool]:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxquant.arrival import arrival_of, taken_in
 from fxquant.errors import UsageError
@@ -65,7 +65,12 @@ class TrainableModel(nn.Module):
         """Run the graph; gradients flow. FXQ107 when the arguments are not what it was captured with."""
         self.hold_zeros()
         signature = self._program.signature
-        return signature.rebuild(self.graph_module(*signature.leaves(args, kwargs)))
+        return signature.rebuild(self.run_graph(self.graph_module, signature.leaves(args, kwargs)))
+
+    def run_graph(self, graph_module: fx.GraphModule, leaves: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        """The results of this model's graph, or of another one over the same modules, as one call of the model."""
+        results: tuple[Any, ...] = graph_module.forward(*leaves)  # a call of fx prints its own account of an error
+        return results
 
     @property
     def masks(self) -> Mapping[str, torch.Tensor]:

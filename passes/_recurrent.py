@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -82,11 +83,19 @@ class RecurrentWeights(nn.Module):
         for cell in self.cells:
             for half in ("ih", "hh"):
                 weight, bias = getattr(module, f"weight_{half}{cell}"), getattr(module, f"bias_{half}{cell}", None)
-                self.add_module(f"{half}{cell}", _held(weight.detach(), bias, decision))
+                self.add_module(
+                    f"{half}{cell}", _held(weight.detach(), bias, _of_weight(decision, f"weight_{half}{cell}"))
+                )
 
     def forward(self) -> None:
         """Not called: the graph fetches the buffers."""
         raise NotImplementedError("the graph fetches this module's buffers")
+
+
+def _of_weight(decision: Decision, name: str) -> Decision:
+    """The decision for one weight: what training made of it has a quantizer for each."""
+    of = getattr(decision.qconfig, "of", None)
+    return decision if of is None else replace(decision, qconfig=of(name))
 
 
 def _held(weight: torch.Tensor, bias: torch.Tensor | None, decision: Decision) -> nn.Module:
@@ -107,6 +116,11 @@ def _canonical(module: nn.Module) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         case nn.RNNCell():
             return recurrent.rnn_tanh_cell if module.nonlinearity == "tanh" else recurrent.rnn_relu_cell, ()
     raise TypeError(type(module).__name__)
+
+
+def canonical_of(module: nn.Module, target: str) -> tuple[Callable[..., Any], tuple[Any, ...], tuple[str, ...], bool]:
+    """(op, its options, cells, is the dynamic range reduced) of a recurrent layer on an engine."""
+    return (*_canonical(module), _cells(module), _is_reduced(target, is_cell=isinstance(module, CELLS)))
 
 
 def _cells(module: nn.Module) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ import torch
 from torch import fx, nn
 
 from fxquant.ledger import Ledger
-from fxquant.passes._weights import HalfWeight, QuantizedWeight
+from fxquant.passes._held import HalfWeight
+from fxquant.passes._weights import QuantizedWeight
 from fxquant.sizes import size_bytes, storage_of
 from fxquant.torch_ao import split_fused
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -38,6 +38,8 @@ from fxquant.plan import HELD_MODES, Decision, Mode
 from fxquant.program import Program, Stage
 from fxquant.targets import has_saturation_risk, isa
 from fxquant.torch_ao import read_qconfig, split_fused
+
+TRAINED = "fxq_trained"  # meta key: a qconfig whose weight observer gives the scales that training used
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def _convert_layer(program: Program, node: fx.Node, ledger: Ledger) -> None:
     decision = program.plan.of(node) if program.plan is not None else None
     if module is None or decision is None or decision.mode is Mode.FLOAT or handled_by(node) is not None:
         return
+    if TRAINED in node.meta:
+        decision = replace(decision, qconfig=node.meta[TRAINED])
     base, _ = split_fused(module)
     if _recurrent.is_recurrent(base):
         _recurrent.convert(program, node, decision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import fx, nn
@@ -52,11 +52,13 @@ class DropIdentity(Pass):
     name: ClassVar[str] = "drop-identity"
     accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.TRACED, Stage.PLANNED})
 
+    keep_dropout: bool = False  # modules stay, for what trains on
+
     def run(self, program: Program, ledger: Ledger) -> Program:
         dropped: list[str] = []
         for node in list(program.graph.nodes):
             module = program.module_of(node)
-            reason, source = why_identity(node, module), _input(node)
+            reason, source = self._why(node, module), _input(node)
             if reason and source is not None:
                 ledger.settle(node, REMOVED, reason)
                 node.replace_all_uses_with(source)  # exact for aliases too: the call gave back its input's storage
@@ -70,10 +72,18 @@ class DropIdentity(Pass):
                 program.graph_module.delete_submodule(name)
         return program
 
+    def _why(self, node: fx.Node, module: nn.Module | None) -> str:
+        return "" if self.keep_dropout and is_dropout(module) and module.p else why_identity(node, module)
+
     def verify(self, program: Program) -> None:
-        left = [node for node in program.graph.nodes if why_identity(node, program.module_of(node)) and _input(node)]
+        left = [node for node in program.graph.nodes if self._why(node, program.module_of(node)) and _input(node)]
         if left:
             raise PassError("FXQ403", f"'{left[0].name}' gives its input back and is still there", node=left[0].name)
+
+
+def is_dropout(module: nn.Module | None) -> TypeGuard[nn.modules.dropout._DropoutNd]:
+    """Is this one of torch's own dropout modules?"""
+    return isinstance(module, nn.modules.dropout._DropoutNd) and type(module).__module__ == "torch.nn.modules.dropout"
 
 
 def _input(node: fx.Node) -> fx.Node | None:
@@ -98,7 +108,7 @@ def why_identity(node: fx.Node, module: nn.Module | None) -> str:
 def _why_module(module: nn.Module) -> str:
     if type(module) is nn.Identity:
         return "it gives its input back"
-    if isinstance(module, nn.modules.dropout._DropoutNd) and type(module).__module__ == "torch.nn.modules.dropout":
+    if is_dropout(module):
         return "" if module.training and module.p else "dropout does nothing in eval mode"
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and not len(module):
         return "an empty Sequential gives its input back"

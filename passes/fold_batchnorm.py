@@ -32,6 +32,8 @@ class FoldBatchnorm(Pass):
     name: ClassVar[str] = "fold-batchnorm"
     accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.TRACED, Stage.PLANNED})
 
+    remember: bool = False  # keep what was folded with its node: fake-quantize trains it
+
     def run(self, program: Program, ledger: Ledger) -> Program:
         survey, folded = Survey(program), []
         for node in [node for node in program.graph.nodes if batchnorm_of(program, node) is not None]:
@@ -42,9 +44,36 @@ class FoldBatchnorm(Pass):
                 ledger.decline(CANNOT_FOLD, node, why=f"cannot be folded: {reason}")
                 continue
             folded.append(str(node.target))
+            if self.remember:
+                _remember(program, node)
             _fold_at(program, node, ledger)
         sweep(program.graph_module, folded)
         return program
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A layer as it was, and the batch norms that were folded into it, in order."""
+
+    layer: Layer
+    norms: tuple[BatchNorm, ...] = ()
+    names: tuple[str, ...] = ()  # of the norms, in the user's model
+
+
+def folded_into(node: fx.Node) -> Folded | None:
+    """What was folded into the layer that this node calls, where fold-batchnorm was to remember it."""
+    found: Folded | None = node.meta.get(_FOLDED)
+    return found
+
+
+_FOLDED = "fxq_folded"
+
+
+def _remember(program: Program, node: fx.Node) -> None:
+    before = node.all_input_nodes[0]
+    layer, norm = cast(Layer, program.module_of(before)), cast(BatchNorm, program.module_of(node))
+    known = folded_into(before) or Folded(layer)
+    before.meta[_FOLDED] = Folded(known.layer, (*known.norms, norm), (*known.names, str(node.target)))
 
 
 def _fold_at(program: Program, node: fx.Node, ledger: Ledger) -> None:

@@ -6,6 +6,7 @@ Pictures are (N, 1, 8, 8) in [0, 1]. The sequence models read the same picture a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -112,7 +113,8 @@ def trained(make: Callable[[], nn.Module], digits: Digits, *, seed: int = 0, epo
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=epochs * batches_each)
         for images, labels in shuffled(digits, epochs):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), labels).backward()
+            loss: Any = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
             optimizer.step()
             schedule.step()
     return model.eval()
@@ -127,7 +129,7 @@ def shuffled(digits: Digits, epochs: int) -> Iterator[tuple[torch.Tensor, torch.
 
 def labelled_batches(digits: Digits, size: int = 90) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
     """The test set as (pictures, labels) batches, in order."""
-    pairs = zip(digits.test_images.split(size), digits.test_labels.split(size), strict=True)
+    pairs = zip(torch.split(digits.test_images, size), torch.split(digits.test_labels, size), strict=True)
     return list(pairs)
 
 

@@ -64,7 +64,8 @@ class Bench:
 
     def compile(self, policy: Any) -> CompiledModel:
         """The model by another policy, calibrated on the same batches."""
-        return compile_model(self.model, policy, calibration_data=list(self.held.calls), **self.options)
+        made: CompiledModel = compile_model(self.model, policy, calibration_data=list(self.held.calls), **self.options)
+        return made
 
     def sqnr_db(self, compiled: CompiledModel) -> float:
         """Of all float outputs over all batches as one, in dB. NaN where there is none."""

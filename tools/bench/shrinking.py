@@ -144,7 +144,7 @@ def _first(output: Any) -> Any:
 def _latency(what: str, whole: nn.Module, low: nn.Module, inputs: tuple[Any, ...], rounds: int) -> Check:
     import torch
 
-    from fxquant.tools.bench.timing import interleaved, ratio
+    from fxquant.comparing.timing import interleaved, ratio
 
     with torch.no_grad():
         timings = interleaved({"whole": lambda: whole(*inputs), "low": lambda: low(*inputs)}, rounds=rounds)

@@ -64,7 +64,7 @@ def _latencies(
 ) -> list[Check]:
     import torch
 
-    from fxquant.tools.bench.timing import interleaved, ratio
+    from fxquant.comparing.timing import interleaved, ratio
     from fxquant.torch_ao import engine
 
     def call(of: Any) -> Callable[[], object]:
