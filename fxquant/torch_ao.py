@@ -332,6 +332,13 @@ def raw_quantize(
     return converted
 
 
+def raw_quantize_dynamic(model: nn.Module) -> nn.Module:
+    """What eager mode makes of a model's Linear, LSTM and GRU layers, for the engine that is set now."""
+    with quiet():
+        made: nn.Module = _ao().quantize_dynamic(model, {nn.Linear, nn.LSTM, nn.GRU}, dtype=torch.qint8)
+    return made
+
+
 def raw_mapping(engine_name: str) -> Any:
     """torch's own default static QConfigMapping for an engine."""
     with quiet(), warnings.catch_warnings():

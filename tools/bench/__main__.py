@@ -15,6 +15,8 @@ BENCHES = {
     "artifacts": "loading a saved model against rebuilding it, and its bytes over the payload",
     "shrinking": "pruning and low rank: zeros in the file, bytes after compression, MACs, latency",
     "widths": "bytes and latency of a model in int8, int4 and bfloat16 weights, over float32",
+    "dynamic": "int8-dynamic against eager mode's quantize_dynamic: latency and SQNR",
+    "techniques": "every technique on one model: accuracy, size, latency (the table of the README)",
     "peak_memory": "one model on one side, in this process (raw_fx calls it)",
 }
 
