@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fxquant.pipeline import PassRecord
 
+_LAST = "lower-native"  # of the compiler's own pipeline
 _QUIET = ("calibrate",)  # has a bar of its own
 
 
@@ -32,6 +33,7 @@ class PassProgress:
         from fxquant.registry import BUILT_IN
 
         names = list(BUILT_IN)
+        names = names[: names.index(_LAST) + 1]  # those after it compress, and are in no pipeline of their own accord
         index = names.index(record.name) + 1 if record.name in names else len(names)
         following = names[index] if index < len(names) else ""
         self._show("" if not following or following in _QUIET else f"compiling: {following}")

@@ -70,6 +70,22 @@ def test_each_pass_that_changes_weights_or_work_is_a_step_and_no_other():
     assert touch.before == touch.after
 
 
+def test_the_steps_compose_and_compile_goes_on_with_them():
+    found = fxquant.compress(mlp(), [PRUNE, FACTORIZE, Touch()], example_inputs=PICTURES)
+    compiled = fxquant.compile(found, "int8", calibration_data=PICTURES)
+    assert fxquant.steps_of(compiled.history) == fxquant.steps_of(found.history)
+    assert [row.effective for row in compiled.ledger.layers if row.op == "Linear"] == ["int8"] * 3
+    codes = compiled.state_dict()["head.weight"]
+    assert int((codes[found.masks["head.weight"]] == 0).sum()) == 640 and int((codes == 0).sum()) < 700
+
+
+def test_one_pipeline_prunes_factorizes_and_quantizes():
+    pipeline = fxquant.default_pipeline().before("select-qconfigs", PRUNE, FACTORIZE, Touch())
+    compiled = fxquant.compile(mlp(), "int8", calibration_data=PICTURES, passes=pipeline)
+    assert [step.name for step in fxquant.steps_of(compiled.history)] == ["prune-magnitude", "low-rank", "touch"]
+    assert int((compiled.state_dict()["head.weight"] == 0).sum()) >= 640
+
+
 def test_structured_pruning_of_whoever_shows_by_its_sizes():
     program, ledger = trace(mlp(), PICTURES)
     _, history = Pipeline((Narrow(),)).run(program, ledger)

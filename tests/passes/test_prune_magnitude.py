@@ -312,8 +312,7 @@ def test_by_its_name_alone_it_says_what_it_needs():
 
 def test_a_layer_that_would_lose_all_of_its_weights_is_named():
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).eval()
-    with torch.no_grad():
-        model[1].weight.mul_(1e-3)
+    nn.init.ones_(model[0].weight), nn.init.constant_(model[1].weight, 1e-3)
     with pytest.raises(UsageError) as caught:
         pruned(model, PruneMagnitude(sparsity=0.5, scope="global"), torch.rand(2, 8))
     assert str(caught.value) == (

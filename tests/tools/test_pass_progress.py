@@ -25,5 +25,6 @@ def test_progress_is_shown_on_a_terminal_only_and_leaves_nothing(tmp_path, monke
     if is_terminal:
         last = told.split("\r")
         assert last[-1] == "" and not last[-2].strip()
+        assert "prune" not in told  # a pass that is registered, and in no default pipeline
     else:
         assert told == ""

@@ -116,6 +116,7 @@ def _factorizing(
     steps = ("custom-modules", factorize)
     small = fxquant.compress(model, steps, example_inputs=batches[0])
     step = next(step for step in steps_of(small.history) if step.name == "low-rank")
+    budget = factorize.budget or 0.0
     left = (step.after.macs or 0) / (step.before.macs or 1)
     bytes_left = step.after.size_bytes / step.before.size_bytes
     sqnr = fxquant.sqnr_db(_first(model(*inputs)), _first(small(*inputs)))
@@ -124,7 +125,7 @@ def _factorizing(
         Check(
             f"{name}: low rank, MACs",
             "at most",
-            (factorize.budget or 0) + 0.1,
+            budget + 0.1,
             left,
             "",
             f"{bytes_left:.2f} of the bytes",
