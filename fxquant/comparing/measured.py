@@ -66,7 +66,7 @@ def _example(data: EvaluationData) -> Any:
     if data.forward_fn is not None:
         return None
     call = data.call(0)
-    return call.kwargs if call.kwargs and not call.args else call.args
+    return call.args, call.kwargs
 
 
 def _tensors(data: EvaluationData) -> tuple[torch.Tensor, ...] | None:

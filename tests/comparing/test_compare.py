@@ -365,3 +365,16 @@ def test_the_share_of_macs_is_not_known_where_a_part_was_not_looked_into():
     options = {"compile_options": {"leaf_modules": ["inner"]}, "calibration_data": rows(seed=7), "seconds": 0}
     found = fxquant.compare(Nested().eval(), {"int8": "int8", "float16": "float16"}, rows(), targets="x86", **options)
     assert found["int8 on x86"].int8_share is None and found["float16 on x86"].int8_share == 0.0
+
+
+@pytest.mark.parametrize("as_batch", [lambda x, y: {"x": x, "scale": y}, lambda x, y: ((x,), {"scale": y})])
+def test_keywords_reach_every_candidate_and_its_layers_are_measured(as_batch):
+    class Scaled(Classifier):
+        def forward(self, x, *, scale):
+            return {"scores": super().forward(x) * scale, "none": None}
+
+    batches = [as_batch(rows(8, seed), torch.full((8, 1), 2.0)) for seed in range(2)]
+    found = fxquant.compare(Scaled().eval(), {"int8": "int8"}, batches, targets="x86", seconds=0.05, batch_sizes=(3,))
+    row = found["int8 on x86"]
+    assert row.notes == () and row.sqnr_db > 20 and len(row.latencies) == 1
+    assert any(layer.own_sqnr_db is not None for layer in row.layers)
