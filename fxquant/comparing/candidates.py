@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from fxquant.comparing.data import EvaluationData, ForwardFn
+from fxquant.comparing.rows import FLOAT_NAME
 from fxquant.comparing.running import ready
 from fxquant.compiler import compile
 from fxquant.errors import ComparisonError, UsageError, did_you_mean
@@ -18,7 +19,6 @@ from fxquant.fork import fork
 from fxquant.ledger import Ledger
 from fxquant.preflight import unwrapped
 
-FLOAT_NAME = "float"  # of the row of the model itself
 _POLICY = "qconfig_mapping"
 _GIVEN = ("model", "calibration_data")  # what compare() itself gives to compile()
 

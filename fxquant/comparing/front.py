@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from fxquant import targets as engines
-from fxquant.comparing.candidates import FLOAT_NAME, Candidate, make, read_candidates
+from fxquant.comparing.candidates import Candidate, make, read_candidates
 from fxquant.comparing.clock import timed
 from fxquant.comparing.comparison import Comparison
 from fxquant.comparing.data import MAX_BATCHES, EvaluationData, ForwardFn, read_data
 from fxquant.comparing.measured import Bench, measured_row
 from fxquant.comparing.metrics import read_metric
-from fxquant.comparing.rows import ComparedRow, Failure
+from fxquant.comparing.rows import FLOAT_NAME, ComparedRow, Failure
 from fxquant.comparing.running import outputs_of, ready
 from fxquant.comparing.settings import SECONDS, read_settings
 from fxquant.errors import CalibrationShapeError, ComparisonError, FxQuantError

@@ -378,3 +378,21 @@ def test_keywords_reach_every_candidate_and_its_layers_are_measured(as_batch):
     row = found["int8 on x86"]
     assert row.notes == () and row.sqnr_db > 20 and len(row.latencies) == 1
     assert any(layer.own_sqnr_db is not None for layer in row.layers)
+
+
+def test_the_float_model_itself_can_be_a_candidate_too():
+    model = classifier()
+    found = fxquant.compare(model, {"again": model}, labelled(), seconds=0)
+    assert (found["again"].kind, found["again"].sqnr_db, found["float"].sqnr_db) == ("module", math.inf, None)
+
+
+def test_a_metric_that_writes_to_what_it_gets_spoils_nothing():
+    def rude(outputs, labels):
+        labels.zero_()
+        return float(outputs.mul_(0.0).sum())
+
+    data = [(rows(3), torch.ones(3)), (rows(2).reshape(1, 2, 4), torch.ones(1))]  # cannot be joined
+    before = [(x.clone(), y.clone()) for x, y in data]
+    found = compared({"same": lambda made: made}, data, rude, is_higher_better=True)
+    assert found["same"].sqnr_db == math.inf and found["float"].metric == 0.0
+    assert all(x.equal(a) and y.equal(b) for (x, y), (a, b) in zip(data, before, strict=True))
