@@ -396,3 +396,26 @@ def test_a_metric_that_writes_to_what_it_gets_spoils_nothing():
     found = compared({"same": lambda made: made}, data, rude, is_higher_better=True)
     assert found["same"].sqnr_db == math.inf and found["float"].metric == 0.0
     assert all(x.equal(a) and y.equal(b) for (x, y), (a, b) in zip(data, before, strict=True))
+
+
+def test_what_one_candidate_does_to_the_world_the_next_does_not_meet():
+    met = []
+
+    def rude(model):
+        torch.manual_seed(9)
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        return model
+
+    def looks(model):
+        met.append((torch.initial_seed(), torch.get_default_dtype(), torch.is_grad_enabled()))
+        return model
+
+    compared({"first": looks, "rude": rude, "last": looks})
+    assert met[0] == met[1] and met[0][2]
+
+
+def test_calibration_data_that_is_not_read_to_its_end_is_noticed_too():
+    found = compared(calibration_data=(rows(seed=7) for _ in count()), max_batches=4)
+    told = [row.reason.split(" up")[0] for row in found.notices if row.code == "FXQ319"]
+    assert told == ["calibration_data was read"]
