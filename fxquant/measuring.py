@@ -67,7 +67,8 @@ def measure(
     Args:
         compiled: CONVERTED or LOWERED.
         model: the float model, where the one that was compiled is gone.
-        inputs: one call's arguments; None: the first calibration rows. Those flatter the result a little.
+        inputs: one call's arguments: a tuple, a dict of keywords, or `(args, kwargs)`; None: the first calibration
+            rows. Those flatter the result a little.
         rows: how many of them at most; fewer where their activations would need more than 256 MiB.
         is_timed: time each kernel too (three runs, the best of them).
 
@@ -115,6 +116,8 @@ def _leaves(compiled: CompiledModel, inputs: Any) -> tuple[Tensor, ...]:
             return compiled.program.signature.leaves((inputs,), {})
         case Mapping():
             return compiled.program.signature.leaves((), inputs)
+        case (tuple() as args, Mapping() as kwargs):
+            return compiled.program.signature.leaves(args, kwargs)
         case _:
             return compiled.program.signature.leaves(tuple(inputs), {})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -18,16 +19,19 @@ def row_digests(leaves: Sequence[torch.Tensor]) -> tuple[bytes, ...]:
     return tuple(_digest(row) for row in zip(*parts, strict=True))
 
 
-def _rows(leaf: torch.Tensor, rows: int | None) -> Sequence[bytes]:
-    """The bytes of each row, or of all; its dtype and the shape of a row stand before them."""
+def _rows(leaf: torch.Tensor, rows: int | None) -> list[tuple[bytes, Any]]:
+    """Of each row, or of all: its dtype and shape, and its bytes."""
     count = 1 if rows is None else rows
-    shape = leaf.shape if rows is None else leaf.shape[1:]
-    head = f"{leaf.dtype}{list(shape)}".encode()
+    head = f"{leaf.dtype}{list(leaf.shape if rows is None else leaf.shape[1:])}".encode()
     if not leaf.numel():
-        return [head] * count
+        return [(head, b"")] * count
     whole = leaf.cpu().resolve_conj().resolve_neg().contiguous().reshape(count, -1)
-    return [head + row.tobytes() for row in whole.view(torch.uint8).numpy()]
+    return [(head, row) for row in whole.view(torch.uint8).numpy()]
 
 
-def _digest(parts: Sequence[bytes]) -> bytes:
-    return hashlib.blake2b(b"".join(parts), digest_size=_BYTES).digest()
+def _digest(parts: Sequence[tuple[bytes, Any]]) -> bytes:
+    found = hashlib.blake2b(digest_size=_BYTES)
+    for head, row in parts:
+        found.update(head)
+        found.update(row)
+    return found.digest()

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from fxquant.comparing.data import EvaluationData, ForwardFn
+from fxquant.comparing.data import EvaluationData
+from fxquant.comparing.rows import FLOAT_NAME
 from fxquant.comparing.running import ready
 from fxquant.compiler import compile
 from fxquant.errors import ComparisonError, UsageError, did_you_mean
@@ -18,7 +19,6 @@ from fxquant.fork import fork
 from fxquant.ledger import Ledger
 from fxquant.preflight import unwrapped
 
-FLOAT_NAME = "float"  # of the row of the model itself
 _POLICY = "qconfig_mapping"
 _GIVEN = ("model", "calibration_data")  # what compare() itself gives to compile()
 
@@ -92,9 +92,7 @@ def _is_compiled_here(what: Any) -> bool:
     return not isinstance(what, nn.Module) and not callable(what)
 
 
-def make(
-    candidate: Candidate, model: nn.Module, calibration: EvaluationData, ledger: Ledger, forward_fn: ForwardFn | None
-) -> Made:
+def make(candidate: Candidate, model: nn.Module, calibration: EvaluationData, ledger: Ledger) -> Made:
     """Compile it, call it, or take it as it is. Any error is the candidate's own."""
     what = candidate.what
     if isinstance(what, nn.Module):
@@ -102,7 +100,7 @@ def make(
     started = perf_counter()
     if _is_compiled_here(what):
         _check_options(candidate.options)
-        given = {"target": candidate.target, "forward_fn": forward_fn, **candidate.options}
+        given = {"target": candidate.target, "forward_fn": calibration.forward_fn, **candidate.options}
         if "calibration_data" not in given:
             batches = list(calibration.batches)
             given = {"calibration_data": batches, "max_batches": len(batches), **given}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from fxquant.reporting.wording import decibels, short
 if TYPE_CHECKING:
     from fxquant.comparing.comparison import Comparison
     from fxquant.comparing.rows import Layer
+
+_MOST_TOLD = 40  # characters of what a layer got; all of it is in its reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ def _difference(each: list[Layer | None]) -> LayerDifference:
 def _got(layer: Layer | None) -> Got:
     if layer is None:
         return Got("–")
-    why = f"{layer.code} {layer.reason}".strip()
-    sqnr = "" if layer.own_sqnr_db is None else decibels(layer.own_sqnr_db)
-    return Got(short(layer.effective) or "open", kind_of(layer.effective).css, sqnr, short(why, 400))
+    effective = layer.effective or "open"
+    why = f"{effective}: {layer.code} {layer.reason}"
+    is_exact = layer.own_sqnr_db is None or layer.own_sqnr_db == math.inf
+    sqnr = "" if is_exact else decibels(layer.own_sqnr_db)
+    return Got(short(effective, _MOST_TOLD), kind_of(layer.effective).css, sqnr, short(why, 600))

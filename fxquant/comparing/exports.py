@@ -45,15 +45,16 @@ def as_csv(comparison: Comparison) -> str:
         for batch, threads in comparison.settings
         for part in ("median", "low", "high")
     ]
-    writer.writerow(["name", "kind", "target", *_named(comparison), "size_of", *timed, "is_pareto", "code", "failure"])
+    before, after = ["name", "kind", "target"], ["size_of", *timed, "is_pareto", "code", "failure"]
+    writer.writerow([*before, *_named(comparison, {*before, *after, *_NUMBERS}), *after])
     for row in comparison.rows:
         writer.writerow(_cells(row, comparison))
     return text.getvalue()
 
 
-def _named(comparison: Comparison) -> list[str]:
-    """The metric under its own name, unless that is a column already."""
-    name = comparison.metric if comparison.metric not in ("sqnr", *_NUMBERS) else "metric"
+def _named(comparison: Comparison, taken: set[str]) -> list[str]:
+    """The metric under its own name, unless another column has that."""
+    name = comparison.metric if comparison.metric not in {*taken, "sqnr"} else "metric"
     return [name if number == "metric" else number for number in _NUMBERS]
 
 

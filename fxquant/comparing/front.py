@@ -6,19 +6,20 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from fxquant import targets as engines
-from fxquant.comparing.candidates import FLOAT_NAME, Candidate, make, read_candidates
+from fxquant.comparing.candidates import Candidate, make, read_candidates
 from fxquant.comparing.clock import timed
 from fxquant.comparing.comparison import Comparison
 from fxquant.comparing.data import MAX_BATCHES, EvaluationData, ForwardFn, read_data
 from fxquant.comparing.measured import Bench, measured_row
 from fxquant.comparing.metrics import read_metric
-from fxquant.comparing.rows import ComparedRow, Failure
+from fxquant.comparing.rows import FLOAT_NAME, ComparedRow, Failure
 from fxquant.comparing.running import outputs_of, ready
 from fxquant.comparing.settings import SECONDS, read_settings
 from fxquant.errors import CalibrationShapeError, ComparisonError, FxQuantError
@@ -79,25 +80,15 @@ def compare(
     ledger = Ledger()
     with untouched_world():
         floating = ready(model, ledger)
-        read = read_data(plain, data, ledger, max_batches=max_batches, forward_fn=forward_fn)
-        calibration = read
-        if calibration_data is not None:
-            calibration = read_data(plain, calibration_data, Ledger(), forward_fn=forward_fn, name="calibration_data")
+        reading = partial(read_data, plain, ledger=ledger, max_batches=max_batches, forward_fn=forward_fn)
+        read = reading(data)
+        calibration = read if calibration_data is None else reading(calibration_data, name="calibration_data")
         reference = _reference(floating, read, ledger)
         asked = read_metric(metric, read, reference[0], ledger, is_higher_better=is_higher_better)
         bench = Bench(floating, read, reference, asked, settings, ledger)
-        modules: dict[str, nn.Module] = {FLOAT_NAME: floating}
         rows = {FLOAT_NAME: measured_row(FLOAT_NAME, floating, bench)}
-        errors: list[Exception] = []
-        for candidate in chosen:
-            try:
-                made, rows[candidate.name] = _row(candidate, model, calibration, bench, forward_fn)
-                modules[candidate.name] = made
-            except Exception as error:  # whatever it is, it is this candidate's own, and the others go on
-                rows[candidate.name] = _failed(candidate, error)
-                errors.append(error)
-        if len(errors) == len(chosen):
-            raise _all_failed(rows, errors[0]) from errors[0]
+        modules: dict[str, nn.Module] = {FLOAT_NAME: floating}
+        _measure(chosen, model, calibration, bench, rows, modules)
         for name, (latencies, notes) in timed(modules, read, settings, ledger).items():
             rows[name] = replace(rows[name], latencies=latencies, notes=(*rows[name].notes, *notes))
     return Comparison(
@@ -124,11 +115,32 @@ def _reference(model: nn.Module, data: EvaluationData, ledger: Ledger) -> list[A
         ) from error
 
 
+def _measure(
+    chosen: Sequence[Candidate],
+    model: nn.Module,
+    calibration: EvaluationData,
+    bench: Bench,
+    rows: dict[str, ComparedRow],
+    modules: dict[str, nn.Module],
+) -> None:
+    """A row for each candidate, and its module where there is one. FXQ140 when all of them failed."""
+    errors: list[Exception] = []
+    for candidate in chosen:
+        try:
+            with untouched_world():  # what one does to it, the next does not meet
+                modules[candidate.name], rows[candidate.name] = _row(candidate, model, calibration, bench)
+        except Exception as error:  # whatever it is, it is this candidate's own, and the others go on
+            rows[candidate.name] = _failed(candidate, error)
+            errors.append(error)
+    if len(errors) == len(chosen):
+        raise _all_failed(rows, errors[0]) from errors[0]
+
+
 def _row(
-    candidate: Candidate, model: nn.Module, calibration: EvaluationData, bench: Bench, forward_fn: ForwardFn | None
+    candidate: Candidate, model: nn.Module, calibration: EvaluationData, bench: Bench
 ) -> tuple[nn.Module, ComparedRow]:
     own = Ledger()
-    made = make(candidate, model, calibration, own, forward_fn)
+    made = make(candidate, model, calibration, own)
     row = measured_row(candidate.name, made.module, bench)
     notes = tuple(f"{notice.code} {notice.reason}" for notice in own.notices)
     return made.module, replace(row, compile_seconds=made.seconds, notes=(*notes, *row.notes))

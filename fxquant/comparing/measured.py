@@ -14,7 +14,7 @@ from fxquant.comparing.footprint import int8_share, peak_bytes, size_on_disk
 from fxquant.comparing.layers import layers_of
 from fxquant.comparing.metrics import Metric
 from fxquant.comparing.outputs import check_alike, sqnr
-from fxquant.comparing.rows import ComparedRow
+from fxquant.comparing.rows import FLOAT_NAME, ComparedRow
 from fxquant.comparing.running import outputs_of, same_buffers
 from fxquant.comparing.settings import Settings
 from fxquant.ledger import Ledger
@@ -35,7 +35,7 @@ class Bench:
 
 def measured_row(name: str, module: nn.Module, bench: Bench) -> ComparedRow:
     """All but latency and compile time. FXQ120 where its outputs are not like the float model's."""
-    is_float = module is bench.model
+    is_float = name == FLOAT_NAME
     outputs = bench.reference if is_float else outputs_of(module, bench.data, bench.ledger)
     check_alike(bench.reference, outputs)
     metric = bench.metric.value(outputs, bench.data, bench.reference, bench.ledger)
@@ -66,7 +66,7 @@ def _example(data: EvaluationData) -> Any:
     if data.forward_fn is not None:
         return None
     call = data.call(0)
-    return call.kwargs if call.kwargs and not call.args else call.args
+    return call.args, call.kwargs
 
 
 def _tensors(data: EvaluationData) -> tuple[torch.Tensor, ...] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fxquant.comparing.data import EvaluationData
+from fxquant.comparing.data import EvaluationData, copied
 from fxquant.comparing.joining import join
 from fxquant.comparing.outputs import mse, scores_in, sqnr
 from fxquant.errors import FxQuantError, MetricError, did_you_mean
@@ -124,14 +124,18 @@ def _are_classes(labels: Any) -> bool:
 
 
 def _share_right(outputs: Sequence[Any], data: EvaluationData, *, most: int, name: str) -> float:
-    """Share of the labels that are among the `most` highest scores; classes are dimension 1 of the scores."""
+    """Share of the labels that are among the `most` highest scores; classes are dimension 1 of the scores.
+
+    NaN among the scores has no order: such a row is wrong.
+    """
     right = count = 0
     for index, output in enumerate(outputs):
         labels, scores = data.label(index), scores_in(output)
         if scores is None or not _are_classes(labels) or (scores.shape[0], *scores.shape[2:]) != labels.shape:
             raise _unsuited(name, scores, labels, index)
         picked = scores.topk(min(most, scores.shape[1]), dim=1).indices
-        right += int((picked == labels.to(picked.device).unsqueeze(1)).sum())
+        is_right = (picked == labels.to(picked.device).unsqueeze(1)).any(1) & ~scores.isnan().any(1)
+        right += int(is_right.sum())
         count += labels.numel()
     return right / count
 
@@ -159,7 +163,8 @@ def _of_function(metric: Metric, outputs: Sequence[Any], data: EvaluationData, l
     ledger.notice(
         "FXQ141", f"the batches cannot be joined: '{metric.name}' is the mean of its values for each, weighted by rows"
     )
-    values = [_called(metric, output, second) for output, second in zip(outputs, seconds, strict=True)]
+    pairs = zip(outputs, seconds, strict=True)  # copies: a metric may write to what it gets
+    values = [_called(metric, copied(output), copied(second)) for output, second in pairs]
     return sum(value * rows for value, rows in zip(values, data.rows, strict=True)) / sum(data.rows)
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise, product
 Place = tuple[float, float]
 
 _SIDES = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-_STEPS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 6.5, 9.0, 12.0)  # times the dot's radius, between a dot and its name
+_STEPS = (1.05, 1.5, 2.0, 3.0, 4.5, 6.5, 9.0, 12.0)  # times the dot's radius, between a dot and its name
 _NEAR = 2.0  # the farthest step that needs no line
 _ROOM = 0.4  # of the radius, around each name
 

@@ -128,7 +128,7 @@ def _scatter(axis: Any, points: Sequence[Point]) -> None:
     """Dots with the spread of their cost, and the front as a staircase."""
     corners = staircase(tuple(points))
     axis.plot(*zip(*corners, strict=True), color=ACCENT, linewidth=1.2, alpha=0.6, zorder=1)
-    for point in points:
+    for point in sorted(points, key=lambda point: point.is_front):  # those on the front stand before the others
         colour = FLOAT if point.is_float else ACCENT if point.is_front else DIM
         spread = [[point.cost - point.low], [point.high - point.cost]]
         axis.errorbar(point.cost, point.metric, xerr=spread, color=colour, elinewidth=1.4, capsize=0, zorder=2)

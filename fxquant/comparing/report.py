@@ -42,7 +42,7 @@ def render(comparison: Comparison) -> str:
         charts=_charts(comparison),
         bars=[(setting_label(setting), _bars(comparison, setting)) for setting in comparison.settings],
         layers=svg_charts.layers(layer_lines(comparison), ledgers(comparison)),
-        ledgers=[(index % 8, short(name, 40)) for index, name in enumerate(ledgers(comparison))],
+        ledgers=[(svg_charts.mark(index), short(name, 40)) for index, name in enumerate(ledgers(comparison))],
         differing=[line for line in found if not line.is_same][:MOST_DIFFERENCES],
         alike=sum(line.is_same for line in found),
         left_out=max(0, sum(not line.is_same for line in found) - MOST_DIFFERENCES),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FLOAT_NAME = "float"  # of the row of the model itself
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:

@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT = 520.0, 320.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 14.0, 14.0, 44.0
 _RADIUS = 6.0
 _DIGIT = 7.0  # width of one, at the size of the numbers
-_MARKS = 8  # classes of colours for candidates in the style sheet
+_COLOURS = 8  # of candidates, in the style sheet
 
 _SVG = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
 _GRID = Markup('<path class="grid" d="{}"/><text class="axis {}" x="{}" y="{}">{}</text>')
@@ -59,7 +59,7 @@ def scatter(points: Sequence[Point], numbers: Mapping[str, int], *, cost: str, m
     drawn = _axes(x, y, cost, metric)
     corners = [(x(at), y(value)) for at, value in staircase(tuple(points))]
     drawn += Markup('<path class="front" d="{}"/>').format(_path(corners))
-    for point in points:
+    for point in sorted(points, key=lambda point: point.is_front):  # those on the front stand before the others
         spread = _path([(x(point.low), y(point.metric)), (x(point.high), y(point.metric))])
         told = f"{point.name}: {point.cost:.3g} ({point.low:.3g}–{point.high:.3g}), {point.metric:.4g}"
         drawn += Markup('<g class="dot{}{}">{}<path d="{}"/><circle cx="{}" cy="{}" r="{}"/></g>').format(
@@ -139,6 +139,11 @@ def bars(rows: Sequence[tuple[str, float, float, float, bool]], unit: str) -> Ma
     return _SVG.format("chart", int(_WIDTH), _(height), f"Latency in {unit}", drawn)
 
 
+def mark(index: int) -> str:
+    """The classes of a candidate's mark: a colour, and every other round of colours is hollow."""
+    return f"m-{index % _COLOURS}" + (" hollow" if index // _COLOURS % 2 else "")
+
+
 def layers(lines: Sequence[LayerLine], names: Sequence[str]) -> Markup:
     """The SQNR that each layer alone costs, a dot for each candidate; coloured by the candidate's place in `names`."""
     values = [value for line in lines for _, value in line.sqnr_db]
@@ -156,8 +161,8 @@ def layers(lines: Sequence[LayerLine], names: Sequence[str]) -> Markup:
         line = f"M{_(left)} {_(centre)}H{_(width - 20)}"
         drawn += _GRID.format(line, "beside", _(left - 8), _(centre), _cut(found.label, 36))
         for name, value in found.sqnr_db:
-            drawn += Markup('<circle class="m-{}" cx="{}" cy="{}" r="5">{}</circle>').format(
-                names.index(name) % _MARKS, _(x(value)), _(centre), _TITLE.format(f"{name}: {value:.1f} dB")
+            drawn += Markup('<circle class="mark {}" cx="{}" cy="{}" r="5">{}</circle>').format(
+                mark(names.index(name)), _(x(value)), _(centre), _TITLE.format(f"{name}: {value:.1f} dB")
             )
     told = "SQNR that the layer alone costs, dB; left is worse"
     drawn += _WORD.format(_((left + width) / 2), _(height - 6), told)

@@ -365,3 +365,57 @@ def test_the_share_of_macs_is_not_known_where_a_part_was_not_looked_into():
     options = {"compile_options": {"leaf_modules": ["inner"]}, "calibration_data": rows(seed=7), "seconds": 0}
     found = fxquant.compare(Nested().eval(), {"int8": "int8", "float16": "float16"}, rows(), targets="x86", **options)
     assert found["int8 on x86"].int8_share is None and found["float16 on x86"].int8_share == 0.0
+
+
+@pytest.mark.parametrize("as_batch", [lambda x, y: {"x": x, "scale": y}, lambda x, y: ((x,), {"scale": y})])
+def test_keywords_reach_every_candidate_and_its_layers_are_measured(as_batch):
+    class Scaled(Classifier):
+        def forward(self, x, *, scale):
+            return {"scores": super().forward(x) * scale, "none": None}
+
+    batches = [as_batch(rows(8, seed), torch.full((8, 1), 2.0)) for seed in range(2)]
+    found = fxquant.compare(Scaled().eval(), {"int8": "int8"}, batches, targets="x86", seconds=0.05, batch_sizes=(3,))
+    row = found["int8 on x86"]
+    assert row.notes == () and row.sqnr_db > 20 and len(row.latencies) == 1
+    assert any(layer.own_sqnr_db is not None for layer in row.layers)
+
+
+def test_the_float_model_itself_can_be_a_candidate_too():
+    model = classifier()
+    found = fxquant.compare(model, {"again": model}, labelled(), seconds=0)
+    assert (found["again"].kind, found["again"].sqnr_db, found["float"].sqnr_db) == ("module", math.inf, None)
+
+
+def test_a_metric_that_writes_to_what_it_gets_spoils_nothing():
+    def rude(outputs, labels):
+        labels.zero_()
+        return float(outputs.mul_(0.0).sum())
+
+    data = [(rows(3), torch.ones(3)), (rows(2).reshape(1, 2, 4), torch.ones(1))]  # cannot be joined
+    before = [(x.clone(), y.clone()) for x, y in data]
+    found = compared({"same": lambda made: made}, data, rude, is_higher_better=True)
+    assert found["same"].sqnr_db == math.inf and found["float"].metric == 0.0
+    assert all(x.equal(a) and y.equal(b) for (x, y), (a, b) in zip(data, before, strict=True))
+
+
+def test_what_one_candidate_does_to_the_world_the_next_does_not_meet():
+    met = []
+
+    def rude(model):
+        torch.manual_seed(9)
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        return model
+
+    def looks(model):
+        met.append((torch.initial_seed(), torch.get_default_dtype(), torch.is_grad_enabled()))
+        return model
+
+    compared({"first": looks, "rude": rude, "last": looks})
+    assert met[0] == met[1] and met[0][2]
+
+
+def test_calibration_data_that_is_not_read_to_its_end_is_noticed_too():
+    found = compared(calibration_data=(rows(seed=7) for _ in count()), max_batches=4)
+    told = [row.reason.split(" up")[0] for row in found.notices if row.code == "FXQ319"]
+    assert told == ["calibration_data was read"]

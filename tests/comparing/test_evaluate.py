@@ -249,3 +249,12 @@ def test_grad_mode_threads_and_random_numbers_are_the_callers():
     with untouched(model), torch.enable_grad():
         fxquant.evaluate(model, torch.utils.data.DataLoader(rows(), shuffle=True), reference=model)
         assert torch.is_grad_enabled()
+
+
+def test_scores_that_are_nan_are_wrong():
+    class Given(nn.Module):
+        def forward(self, x):
+            return x
+
+    scores = torch.tensor([[math.nan, math.nan], [math.nan, 1.0], [0.0, 1.0]])
+    assert fxquant.evaluate(Given().eval(), [(scores, torch.tensor([0, 0, 1]))]) == 1 / 3

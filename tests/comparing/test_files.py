@@ -211,3 +211,15 @@ def test_every_file_of_a_metric_of_ones_own_has_its_name(tmp_path):
     )
     assert "loss" in str(found).splitlines()[0] and "lower is better" in render(found)
     assert "loss" in found.to_csv(tmp_path / "t.csv").read_text().splitlines()[0].split(",")
+
+
+def test_a_metric_with_the_name_of_another_column_does_not_hide_it(tmp_path):
+    header = made(*FEW.rows, metric="target").to_csv(tmp_path / "t.csv").read_text().splitlines()[0].split(",")
+    assert len(header) == len(set(header)) and "metric" in header
+
+
+def test_each_number_of_threads_has_its_own_column():
+    spread = tuple(Latency(batch, threads, 1e-3, 1e-3, 1e-3, 3) for threads in (1, 2) for batch in (1, 8))
+    found = made(replace(FEW.rows[0], latencies=spread))
+    assert "latency, batch 8, 2 threads" in str(found).splitlines()[0] and "batch 8, 2 threads" in render(found)
+    assert found.rows[0].latency(8, 2) == spread[3] and found.rows[0].latency(9) is None
