@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fxquant.plan import Mode
 from fxquant.profiling.advice import Advice, Kind
-from fxquant.profiling.asking import as_activation, as_weight, observer_word, with_observer
+from fxquant.profiling.asking import as_activation, as_weight, has_words, observer_word, with_observer
 from fxquant.profiling.evidence import Evidence
 from fxquant.profiling.losses import LONG_TAIL, WIDE_SPREAD, Losses, decibels, ratio
 from fxquant.profiling.noise import best_range
@@ -54,7 +54,7 @@ def _ranges(losses: Losses, group: Group, noise: float) -> Iterator[tuple[Advice
     ask, values, limits = evidence.asks.get(site), evidence.values.get(site), evidence.limits(site)
     if ask is None or values is None or limits is None or ask.mode is not Mode.STATIC:
         return
-    if not losses.has_own_range(group):
+    if not losses.has_own_range(group) or not has_words(ask):
         return
     word, bits = observer_word(ask.activation), evidence.bits(site)
     ranges = {
@@ -88,7 +88,9 @@ def _granularity(losses: Losses, group: Group, noise: float | None) -> Iterator[
         worst = min(evidence.weights.get(site, ()), key=lambda weight: weight.sqnr_db or 0.0, default=None)
         if ask is None or worst is None or worst.granularity != "tensor" or decision.op not in _PER_CHANNEL:
             continue
-        now, then = worst.median_sqnr_db or 0.0, worst.sqnr_per_channel_db
+        if not has_words(ask):
+            continue
+        now, then = worst.median_sqnr_db or 0.0, worst.median_per_channel_db
         left = ratio(then) if noise is None else max(0.0, noise - ratio(now) + ratio(then))
         gain = then - now if noise is None else losses.gain_db({group: left})
         if gain < LEAST_DB or (worst.values.channel_spread or 1.0) < 2.0:
@@ -96,7 +98,7 @@ def _granularity(losses: Losses, group: Group, noise: float | None) -> Iterator[
         why = (
             f"one scale for a {worst.name} whose channel peaks spread by {worst.values.channel_spread:.3g}: the median "
             f"channel reaches {2**worst.bits_used:.0f} of {2**worst.bits} codes and has {now:.1f} dB; "
-            f"with a scale for each channel the weight has {then:.1f} dB"
+            f"with a scale for each channel it has {then:.1f} dB"
         )
         weight = replace(ask.weight, granularity="channel", axis=0, observer="PerChannelMinMaxObserver")
         rule = _rule(evidence, group, site, replace(ask, weight=weight))
@@ -134,7 +136,7 @@ def _narrow(losses: Losses, group: Group) -> tuple[int, int, Ask] | None:
     is_safe = not has_saturation_risk(evidence.compiled.target, isa())
     weighted = next((site for site in group.sites if evidence.weights.get(site)), losses.valued(group))
     ask = evidence.asks.get(weighted)
-    if ask is None or ask.mode is not Mode.STATIC or ask.is_reuse or ask.activation.is_fixed:
+    if ask is None or ask.mode is not Mode.STATIC or ask.is_reuse or not has_words(ask):
         return None
     bits = evidence.bits(weighted) if is_safe and losses.has_own_range(group) else 8
     weight_bits = min((weight.bits for weight in evidence.weights.get(weighted, ()) if weight.bits), default=8)
@@ -191,7 +193,7 @@ def _dynamic(losses: Losses) -> Iterator[Advice]:
         return
     after = dict.fromkeys(losses.noises, 0.0)
     for group in losses.noises:
-        kept = [one.sqnr_per_channel_db for site in group.sites for one in evidence.weights.get(site, ())]
+        kept = [one.median_per_channel_db for site in group.sites for one in evidence.weights.get(site, ())]
         if any(site in sites for site in group.sites):
             after[group] = 2 * ratio(min(kept, default=40.0))  # its weights, and its input with a range of its own
     gain = losses.gain_db(after)

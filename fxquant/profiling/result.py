@@ -32,7 +32,7 @@ class Profile:
     notes: tuple[str, ...]
     reason: str  # why `recipe()` is what it is
     output_sqnr_db: float | None = None
-    float_seconds: float | None = None  # a call of the float graph on the first batch, median
+    float_seconds: float | None = None  # a call of the float graph on the first batch, as `start.seconds`
     start: Score | None = None  # the starting policy, measured
     best: Score | None = None  # the recipe, measured: it is `start` where nothing won
     conversion_seconds: float | None = None  # of all quantizes and dequantizes, node by node

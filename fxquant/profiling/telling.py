@@ -19,6 +19,7 @@ HEADS = (
 )
 MOST_ROWS = 200  # a notebook is no place for thousands
 _FEW = 8
+_WIDEST = 32  # characters of what a layer got
 
 
 def text(profile: Profile) -> str:
@@ -43,7 +44,7 @@ def cells(layer: Layer) -> tuple[str, ...]:
     return (
         layer.name + ("" if layer.is_called else " (never called)"),
         layer.op,
-        layer.effective,
+        _short(layer.effective),
         "" if values is None else _range(values.low, values.high),
         "" if values is None else _range(values.percentiles[0], values.percentiles[-1]),
         "" if values is None else _number(values.kurtosis),
@@ -91,6 +92,11 @@ def _times(profile: Profile) -> Iterator[str]:
 
 def _row(tag: str, texts: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{escape(one)}</{tag}>" for one in texts) + "</tr>"
+
+
+def _short(text: str) -> str:
+    """What became of an expanded layer can be a long list; JSON and the ledger have all of it."""
+    return text if len(text) <= _WIDEST else text[: _WIDEST - 1] + "…"
 
 
 def _range(low: float, high: float) -> str:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,8 +39,8 @@ class Score:
     """One compiled recipe: output SQNR against the float model, and its latency over the start's."""
 
     sqnr_db: float
-    seconds: float  # median of a call on the first batch
-    ratio: float  # median over rounds of its latency over the start's, taken in turns; 1.0 for the start
+    seconds: float  # of a call on the first batch: the lower quartile, as other work on the machine only adds time
+    ratio: float  # of that over the start's, the two taken in turns; 1.0 for the start
 
 
 class Bench:
@@ -86,14 +86,19 @@ class Bench:
         calls = [lambda: self.start.graph_module.forward(*leaves), lambda: compiled.graph_module.forward(*leaves)]
         with torch.no_grad():
             before, after = call_seconds(calls, seconds=_TIMED_SECONDS)
-        ratios = [one / other for one, other in zip(after, before, strict=True)]
-        return Score(self.sqnr_db(compiled), median(after), 1.0 if compiled is self.start else median(ratios))
+        ratio = 1.0 if compiled is self.start else quick(after) / quick(before)
+        return Score(self.sqnr_db(compiled), quick(after), ratio)
 
     def float_seconds(self) -> float:
-        """Median seconds of a call of the float graph on the first batch."""
+        """Of a call of the float graph on the first batch."""
         with torch.no_grad():
             (taken,) = call_seconds([lambda: self._floating.forward(*self._leaves[0])], seconds=_TIMED_SECONDS)
-        return median(taken)
+        return quick(taken)
+
+
+def quick(seconds: Sequence[float]) -> float:
+    """The lower quartile of some timings."""
+    return quantiles(seconds, n=4, method="inclusive")[0]
 
 
 def _is_comparable(left: Any, right: Any) -> bool:
@@ -206,7 +211,16 @@ def _reason(kept: Sequence[Advice], ranked: Sequence[Advice], start: Score, best
         return f"{len(kept)} of {tried} tried changes kept ({names}): {told}{more}"
     if not ranked:
         return "FXQ321 the start is kept: there was nothing to advise"
+    if not tried:
+        return f"FXQ321 the start is kept: {_untried(left, len(ranked))}"
     least = f"{LEAST_DB} dB" if settings.objective == "sqnr" else f"{1 - LEAST_RATIO:.0%} of the latency"
     return (
         f"FXQ321 the start is kept: none of {tried} tried changes gained {least}, or too much would become float{more}"
     )
+
+
+def _untried(left: int, advised: int) -> str:
+    """Why not one change was tried to the end."""
+    if left:
+        return f"{left} changes were not tried, the time for it was over"
+    return f"none of {advised} changes is expected to gain, or can be compiled"
