@@ -59,6 +59,7 @@ def _convolution(flow: Flow, node: fx.Node) -> State:
         flow.note(node, in_channels=Count(labels), out_channels=Count(made), groups=Count(_one_each(labels, groups)))
         flow.work[node.name] = (made,)
     flow.bind(node, module.bias, 0, made)
+    flow.made[node] = made
     return _after(node, flow, before, made, weight.ndim - 2)
 
 
@@ -79,6 +80,7 @@ def _transposed(flow: Flow, node: fx.Node) -> State:
         flow.note(node, in_channels=Count(labels), out_channels=Count(made), groups=Count(_one_each(labels, groups)))
         flow.work[node.name] = (labels,)
     flow.bind(node, module.bias, 0, made)
+    flow.made[node] = made
     return _after(node, flow, before, made, weight.ndim - 2)
 
 
@@ -100,6 +102,7 @@ def _linear(flow: Flow, node: fx.Node) -> State:
     made = flow.channels.made_by(flow.axis(module.weight, 0), module.weight.shape[0], str(node.target))
     flow.bind(node, module.weight, 1, labels)
     flow.bind(node, module.bias, 0, made)
+    flow.made[node] = made
     flow.consume(node, node.args[0], len(before), labels)
     flow.note(node, in_features=Count(labels), out_features=Count(made))
     flow.work[node.name] = (*before, made, labels)

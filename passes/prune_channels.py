@@ -18,6 +18,7 @@ from fxquant.graphs.snapping import snapshot_of
 from fxquant.ledger import Ledger
 from fxquant.passes._channel_flow import Flow, tensors_of
 from fxquant.passes._channel_importance import KINDS, importance
+from fxquant.passes._channel_means import fold_means
 from fxquant.passes._channel_report import Report
 from fxquant.passes._channel_rules import rule_of
 from fxquant.passes._channel_slicing import shrink
@@ -36,8 +37,8 @@ class PruneChannels(Pass):
     layer to the next, that one parameter makes for two calls. Give exactly one of `ratio` and `macs`.
 
     What goes is a zero to every layer that reads it: the result is the model in which these layers see zeros in the
-    place of the pruned channels. What such a channel had behind its batch norm, relu(beta) at least, is lost with it;
-    batch norms and biases learn to make up for it in a few epochs. LayerNorm normalizes over what is left.
+    place of the pruned channels. What such a channel had behind its batch norm, relu(beta) at least, is lost with it,
+    unless `keep_mean` puts it into the biases of its readers. LayerNorm normalizes over what is left.
 
     Args:
         ratio: the share of its channels that each group loses, 0 ≤ ratio < 1.
@@ -48,6 +49,8 @@ class PruneChannels(Pass):
         ignore: names of layers, or of modules with layers in them, that keep all their output channels.
         round_to: what a layer keeps is a multiple of this; kernels work in blocks of 8 or 16 channels.
         min_channels: what a layer keeps at least.
+        keep_mean: let each reader's bias take what the pruned channels gave it on average over the example. It saves
+            much of the accuracy before any fine-tuning, and wants an example of real data.
 
     Raises:
         UsageError: FXQ130 for options that mean nothing, FXQ131 where `macs` is out of reach.
@@ -64,6 +67,7 @@ class PruneChannels(Pass):
     ignore: tuple[str, ...] = ()
     round_to: int = 8
     min_channels: int = 1
+    keep_mean: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.ignore, (list, set, frozenset)):
@@ -75,6 +79,8 @@ class PruneChannels(Pass):
         report, alive = self.plan(program)
         outputs, parameters = _outputs(program), _parameters(program)
         if not alive.all():
+            if self.keep_mean:
+                fold_means(program, report.flow, alive)
             shrink(program, report.flow, alive)
             program.graph_module.recompile()
             program = _checked(program, outputs)
@@ -137,6 +143,8 @@ def _check(step: PruneChannels) -> None:
         count = getattr(step, name)
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise _refusal(f"{name}={count!r} is no number of channels", f"give an integer from 1 up: {name}=8")
+    if not isinstance(step.keep_mean, bool):
+        raise _refusal(f"keep_mean={step.keep_mean!r}", "True or False")
     if not isinstance(step.ignore, tuple) or not all(isinstance(one, str) for one in step.ignore):
         raise _refusal(f"ignore={step.ignore!r}", "give the names of layers: ignore=('head',)")
 
@@ -191,8 +199,8 @@ def _checked(program: Program, before: list[object]) -> Program:
     if not values or _outputs(program) != before:
         raise PassError(
             "FXQ403",
-            "the pruned graph does not run, or gives other shapes than before",
-            hint="this is a fault of the pass: ignore=(...) the layers of the part that is unusual, and report it",
+            f"the pruned graph {'gives other shapes than before' if values else 'fails on the example'}",
+            hint="this is a fault of the pass: ignore=(...) the layers of the unusual part, and please report it",
         )
     return replace(program, values={**program.values, **values})
 

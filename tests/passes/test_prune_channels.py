@@ -288,6 +288,17 @@ def test_a_leaf_module_of_the_users_own_freezes_what_it_touches():
     assert shapes(pruned(model))["gain.weight"] == (2, 1, 1)  # traced through, it can be
 
 
+def test_a_parameter_that_a_leaf_module_holds_too_stays_whole():
+    model = net(
+        lambda m, x: m.head(m.gain(m.conv(x)) + m.other(m.branch(x) * m.scale)),
+        conv=conv(3, 4), gain=Gain(), head=conv(4, 2), branch=conv(3, 4), other=conv(4, 4),
+    )  # fmt: skip
+    model.scale = model.gain.weight
+    step = PruneChannels(ratio=0.5, round_to=1)
+    made = fxquant.compress(model, [step], example_inputs=(PICTURES,), leaf_modules=[Gain])
+    assert "Gain 'gain' cannot be followed" in stays(made)["branch"]
+
+
 def test_ignored_layers_keep_their_channels_and_their_inputs_may_shrink():
     model = net(lambda m, x: m.head(m.two(m.one(x))), one=conv(3, 8), two=conv(8, 8), head=conv(8, 2))
     made = pruned(model, ignore=["two"])
@@ -324,6 +335,33 @@ def test_a_budget_of_macs_is_met_and_counted_right(name):
     assert f"{total(before).macs:,} → {total(after).macs:,} MACs ({share:.1%})" in told
     count = sum(parameter.numel() for parameter in made.parameters())
     assert f"→ {count:,} parameters" in told
+
+
+def test_dead_channels_cost_nothing_with_keep_mean():
+    model = net(
+        lambda m, x: m.head(torch.relu(m.norm(m.stem(x)))), stem=conv(3, 8), norm=nn.BatchNorm2d(8), head=nn.Conv2d(8, 2, 1)
+    )  # fmt: skip
+    with torch.no_grad():
+        model.norm.weight[::2], model.norm.bias[::2] = 0.0, 1.0  # relu(beta), whatever the picture
+    with torch.no_grad():
+        expected = model(PICTURES)
+        kept, lost = (pruned(model, importance="batchnorm", keep_mean=keep)(PICTURES) for keep in (True, False))
+    torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-6)
+    assert float((lost - expected).abs().max()) > 0.1
+
+
+def test_keep_mean_leaves_tied_biases_and_layers_of_two_calls_alone():
+    model = net(
+        lambda m, x: m.tail(m.same(m.same(m.stem(x))) + m.one(m.stem(x)) + m.two(m.stem(x))),
+        stem=nn.Linear(4, 6), same=nn.Linear(6, 6), one=nn.Linear(6, 6), two=nn.Linear(6, 6), tail=nn.Linear(6, 2),
+    )  # fmt: skip
+    model.two.bias = model.one.bias
+    made = pruned(model, torch.rand(2, 4), keep_mean=True)
+    assert made.get_submodule("one").bias is made.get_submodule("two").bias
+    plain = pruned(model, torch.rand(2, 4))
+    assert torch.equal(made.get_submodule("same").bias, plain.get_submodule("same").bias)
+    assert torch.equal(made.get_submodule("one").bias, plain.get_submodule("one").bias)
+    assert not torch.equal(made.get_submodule("tail").bias, plain.get_submodule("tail").bias)
 
 
 def test_nothing_changes_at_ratio_0_and_at_all_macs():
@@ -418,6 +456,7 @@ def test_in_compile_it_runs_before_the_policy():
         ({"ratio": 0.5, "importance": "l3"}, "importance='l3'"),
         ({"ratio": 0.5, "round_to": 0}, "round_to=0 is no number of channels"),
         ({"ratio": 0.5, "min_channels": 2.5}, "min_channels=2.5 is no number of channels"),
+        ({"ratio": 0.5, "keep_mean": 1}, "keep_mean=1"),
         ({"ratio": 0.5, "ignore": "head"}, "ignore='head'"),
     ],
 )
