@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from fxquant.errors import ExampleInputError, PassError, UnknownTargetError, UsageError, did_you_mean
-from fxquant.graphs.channel_choice import Limits, Scores, Work, by_macs, by_ratio
+from fxquant.graphs.channel_choice import Choice, Limits, Scores, Work
 from fxquant.graphs.channels import Alive, Group
 from fxquant.graphs.costs import costs
 from fxquant.graphs.snapping import snapshot_of
@@ -113,11 +113,12 @@ class PruneChannels(Pass):
         return [scores for scores, _ in found], [kind for _, kind in found]
 
     def _chosen(self, flow: Flow, groups: Sequence[Group], scores: Sequence[Scores], report: Report) -> Alive:
+        choice = Choice(flow.channels, groups, scores, report.limits)
         if self.ratio is not None:
-            return by_ratio(flow.channels, groups, scores, self.ratio, report.limits)
+            return choice.by_ratio(self.ratio)
         assert self.macs is not None
         whole = report.work.left(flow.channels.all_alive())
-        alive = by_macs(flow.channels, groups, scores, self.macs * whole, report.work, report.limits)
+        alive = choice.by_macs(self.macs * whole, report.work)
         if report.work.left(alive) > self.macs * whole:
             raise report.unreachable(self.macs, alive)
         return alive
