@@ -130,7 +130,10 @@ class Flow:
         name = self._names.get(id(tensor))
         if name is None:
             return Tensor(tuple(stay(size) for size in tensor.shape))
-        return Tensor(tuple(self.channels.held(Axis(name, dim), size) for dim, size in enumerate(tensor.shape)))
+        held = (
+            stay(1) if size == 1 else self.channels.held(Axis(name, dim), size) for dim, size in enumerate(tensor.shape)
+        )
+        return Tensor(tuple(held))
 
     def state(self, value: Any) -> State:
         """What is known of an argument."""

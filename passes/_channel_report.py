@@ -63,7 +63,7 @@ class Report:
     def _why_whole(self, group: Group) -> str:
         if self.limits.units(group, 1) == len(group):
             return f"round_to={self.limits.round_to} and min_channels={self.limits.min_channels} leave none to take"
-        return "nothing of it is to go"
+        return "none of them has to go"
 
     def unreachable(self, macs: float, best: Alive) -> UsageError:
         """FXQ131: a budget that is not met with every free channel gone."""

@@ -241,7 +241,11 @@ WHY = {
     "softmax": (lambda m, x: m.head(m.conv(x).softmax(1)), "works across them"),
     "mean": (lambda m, x: m.head(m.conv(x) - m.conv(x).mean(1, keepdim=True)), "'mean' works across them"),
     "unknown": (lambda m, x: m.head(torch.roll(m.conv(x), 1, 1)), "'roll' cannot be followed"),
-    "heads": (lambda m, x: m.head(m.conv(x).view(-1, 2, 2, 64).flatten(1, 2).view(-1, 4, 8, 8)), "'view' splits"),
+    "two": (
+        lambda m, x: m.head((m.conv(x)[..., :1, 0] * m.conv(x)[:, :, 0, 0].unsqueeze(1)).flatten(1).view(-1, 4, 2, 2)),
+        "'flatten' joins two dimensions of channels",
+    ),
+    "apart": (lambda m, x: m.head(m.conv(x)) + torch.stack(m.conv(x).unbind(1), 1)[:, :2], "'unbind' takes them apart"),
     "one": (lambda m, x: m.head(m.conv(x)) + m.conv(x)[:, 0].unsqueeze(1), "'getitem' picks some of them"),
     "number": (lambda m, x: m.head(m.conv(x) / m.conv(x).shape[1]), "computes with a number of channels"),
     "squeeze": (lambda m, x: m.head(m.conv(x).squeeze()), "say squeeze(dim)"),
@@ -369,7 +373,7 @@ def test_nothing_changes_at_ratio_0_and_at_all_macs():
     for options in ({"ratio": 0.0}, {"macs": 1.0}):
         made = pruned(model, **options)
         assert shapes(made) == shapes(model) and torch.equal(made(PICTURES), model(PICTURES))
-        assert not made.history[-1].is_changed and "nothing of it is to go" in stays(made)["stem"]
+        assert not made.history[-1].is_changed and "none of them has to go" in stays(made)["stem"]
 
 
 def test_a_model_with_nothing_to_prune_says_so():
