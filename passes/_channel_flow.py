@@ -79,6 +79,7 @@ class Flow:
         self.work: dict[str, tuple[Labels, ...]] = {}  # node → the axes that its multiplications scale with
         self.consumed: dict[fx.Node, list[tuple[fx.Node, int, Labels]]] = {}  # node → (input, dimension) it sums over
         self.made: dict[fx.Node, Labels] = {}  # node → the output channels of the layer that it calls
+        self.consuming: set[Axis] = set()  # the axes of weights that are summed over
         self._states: dict[fx.Node, State] = {}
         self._opaque: list[tuple[nn.Module, str]] = []
         self._names = _names(program.graph_module)

@@ -500,6 +500,16 @@ def test_an_example_that_the_model_fails_on_is_refused():
     assert caught.value.code == "FXQ132" and "fails on its example" in caught.value.message
 
 
+def test_groups_can_be_outlined_in_a_picture():
+    captured = fxquant.compress(residual(), [], example_inputs=(PICTURES,))
+    report, _ = PruneChannels(ratio=0.5).plan(captured.program)
+    assert report.outlines() == [
+        ("8 channels of one group", ("stem", "norm", "branch")),
+        ("5 channels stay: it is an output of the model", ("head",)),
+    ]
+    assert "island 1" in fxquant.draw(captured.graph_module, islands=report.outlines()).dot
+
+
 def test_the_global_state_is_left_alone():
     torch.manual_seed(7)
     before = copy.deepcopy(torch.get_rng_state())
