@@ -78,6 +78,8 @@ class Flow:
         self.attributes: dict[str, dict[str, Any]] = {}  # module → its attributes that count channels
         self.work: dict[str, tuple[Labels, ...]] = {}  # node → the axes that its multiplications scale with
         self.consumed: dict[fx.Node, list[tuple[fx.Node, int, Labels]]] = {}  # node → (input, dimension) it sums over
+        self.made: dict[fx.Node, Labels] = {}  # node → the output channels of the layer that it calls
+        self.consuming: set[Axis] = set()  # the axes of weights that are summed over
         self._states: dict[fx.Node, State] = {}
         self._opaque: list[tuple[nn.Module, str]] = []
         self._names = _names(program.graph_module)
@@ -129,7 +131,10 @@ class Flow:
         name = self._names.get(id(tensor))
         if name is None:
             return Tensor(tuple(stay(size) for size in tensor.shape))
-        return Tensor(tuple(self.channels.held(Axis(name, dim), size) for dim, size in enumerate(tensor.shape)))
+        held = (
+            stay(1) if size == 1 else self.channels.held(Axis(name, dim), size) for dim, size in enumerate(tensor.shape)
+        )
+        return Tensor(tuple(held))
 
     def state(self, value: Any) -> State:
         """What is known of an argument."""

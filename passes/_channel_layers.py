@@ -51,6 +51,7 @@ def _convolution(flow: Flow, node: fx.Node) -> State:
     made = flow.channels.made_by(flow.axis(weight, 0), weight.shape[0], str(node.target))
     if groups == 1:
         flow.bind(node, weight, 1, labels)
+        flow.consuming.add(flow.axis(weight, 1))
         flow.consume(node, node.args[0], at, labels)
         flow.note(node, in_channels=Count(labels), out_channels=Count(made))
         flow.work[node.name] = (made, labels)
@@ -59,6 +60,7 @@ def _convolution(flow: Flow, node: fx.Node) -> State:
         flow.note(node, in_channels=Count(labels), out_channels=Count(made), groups=Count(_one_each(labels, groups)))
         flow.work[node.name] = (made,)
     flow.bind(node, module.bias, 0, made)
+    flow.made[node] = made
     return _after(node, flow, before, made, weight.ndim - 2)
 
 
@@ -67,6 +69,7 @@ def _transposed(flow: Flow, node: fx.Node) -> State:
     weight, groups = module.weight, module.groups
     before, labels, at = _split(flow, node, weight.ndim - 2)
     flow.bind(node, weight, 0, labels)
+    flow.consuming.add(flow.axis(weight, 0))
     layer = str(node.target)
     if groups == 1:
         made = flow.channels.made_by(flow.axis(weight, 1), weight.shape[1], layer)
@@ -79,6 +82,7 @@ def _transposed(flow: Flow, node: fx.Node) -> State:
         flow.note(node, in_channels=Count(labels), out_channels=Count(made), groups=Count(_one_each(labels, groups)))
         flow.work[node.name] = (labels,)
     flow.bind(node, module.bias, 0, made)
+    flow.made[node] = made
     return _after(node, flow, before, made, weight.ndim - 2)
 
 
@@ -99,7 +103,9 @@ def _linear(flow: Flow, node: fx.Node) -> State:
     *before, labels = flow.dims(node.args[0])
     made = flow.channels.made_by(flow.axis(module.weight, 0), module.weight.shape[0], str(node.target))
     flow.bind(node, module.weight, 1, labels)
+    flow.consuming.add(flow.axis(module.weight, 1))
     flow.bind(node, module.bias, 0, made)
+    flow.made[node] = made
     flow.consume(node, node.args[0], len(before), labels)
     flow.note(node, in_features=Count(labels), out_features=Count(made))
     flow.work[node.name] = (*before, made, labels)

@@ -32,7 +32,7 @@ def _joined(flow: Flow, node: fx.Node, tensors: Sequence[fx.Node], dim: int) -> 
     first, labels = wide[0]
     for other, others in wide[1:]:
         stays = other if is_labelled(labels) else first
-        flow.channels.tie(labels, others, f"'{node.name}' joins it with '{stays}', which keeps its channels")
+        labels = flow.channels.tie(labels, others, f"'{node.name}' joins it with '{stays}', which keeps its channels")
     return labels
 
 
@@ -100,11 +100,27 @@ def _matmul(flow: Flow, node: fx.Node) -> State:
     return Tensor((*outer, left[-2], right[-1]))
 
 
+def _attention(flow: Flow, node: fx.Node) -> State:
+    """Heads are followed: each attends for itself. Their width sets the scale, and stays."""
+    flow.need_plain(node, node.args[3:], dict(node.kwargs))
+    masks = [source for source in node.all_input_nodes if source not in node.args[:3]]
+    query, key, value = (flow.dims(source) for source in node.args[:3])
+    if any(is_labelled(labels) for dims in (query, key, value) for labels in dims[-2:]):
+        raise NotFollowed(f"'{node.name}' works across them")
+    if masks and any(is_labelled(labels) for source in masks for labels in flow.dims(source)):
+        raise NotFollowed(f"'{node.name}' takes a mask for each of them")
+    if len(query) != len(key) or len(key) != len(value) or node.kwargs.get("enable_gqa"):
+        raise NotFollowed(f"'{node.name}' shares them out among its heads")
+    heads = [_batched(flow, node, [query[dim], key[dim], value[dim]]) for dim in range(len(query) - 2)]
+    flow.work[node.name] = tuple(heads)
+    return Tensor((*heads, query[-2], value[-1]))
+
+
 def _batched(flow: Flow, node: fx.Node, found: list[Labels]) -> Labels:
     wide = max(found, key=lambda labels: labels.size)
     for labels in found:
         if labels.size == wide.size:
-            flow.channels.tie(wide, labels, f"'{node.name}' joins it with what keeps its channels")
+            wide = flow.channels.tie(wide, labels, f"'{node.name}' joins it with what keeps its channels")
     return wide
 
 
@@ -165,6 +181,7 @@ MATH: dict[Any, Rule] = {
     **dict.fromkeys((torch.softmax, torch.log_softmax, "softmax", "log_softmax"), _softmax),
     **dict.fromkeys((torch.mean, torch.sum, torch.amax, torch.amin, "mean", "sum", "amax", "amin"), _reduce),
     **dict.fromkeys((torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm"), _matmul),
+    F.scaled_dot_product_attention: _attention,
 }  # types of modules, functions, and names of methods
 
 

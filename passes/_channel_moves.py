@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
+from torch.nn import functional as F
 
 from fxquant.graphs.channels import Labels
 from fxquant.graphs.snapshot import TensorInfo
@@ -92,11 +93,47 @@ def _cat(flow: Flow, node: fx.Node) -> State:
         raise NotFollowed(f"'{node.name}' joins what is not known")
     first, *others = parts
     at = dim % len(first)
+    made = list(first)
     for other in others:
         for axis, labels in enumerate(other):
             if axis != at:
-                flow.channels.tie(first[axis], labels, f"'{node.name}' joins it with what keeps its channels")
-    return Tensor((*first[:at], np.concatenate([part[at] for part in parts]), *first[at + 1 :]))
+                why = f"'{node.name}' joins it with what keeps its channels"
+                made[axis] = flow.channels.tie(made[axis], labels, why)
+    made[at] = np.concatenate([part[at] for part in parts])
+    return Tensor(tuple(made))
+
+
+def _stack(flow: Flow, node: fx.Node) -> State:
+    sources: Any = node.args[0] if node.args else node.kwargs.get("tensors")
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    if not isinstance(sources, (tuple, list)) or not isinstance(dim, int):
+        raise NotFollowed(f"'{node.name}' joins what is not known")
+    made, *others = (list(flow.dims(source)) for source in sources)
+    for axis, other in ((axis, labels) for dims in others for axis, labels in enumerate(dims)):
+        made[axis] = flow.channels.tie(made[axis], other, f"'{node.name}' joins it with what keeps its channels")
+    made.insert(dim % (len(made) + 1), stay(len(sources)))
+    return Tensor(tuple(made))
+
+
+def _unbind(flow: Flow, node: fx.Node) -> State:
+    dims = list(flow.dims(node.args[0]))
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    if not isinstance(dim, int) or is_labelled(dims[dim]):
+        raise NotFollowed(f"'{node.name}' takes them apart")
+    count = dims.pop(dim).size
+    return Several((Tensor(tuple(dims)),) * count)
+
+
+def _pixel_shuffle(flow: Flow, node: fx.Node) -> State:
+    """(N, C·r², H, W) → (N, C, H·r, W·r): r² channels become one."""
+    module: Any = flow.program.module_of(node)
+    factor = module.upscale_factor if module is not None else node.args[1]
+    *before, labels, _, _ = flow.dims(node.args[0])
+    if not isinstance(factor, int) or any(is_labelled(one) for one in flow.dims(node.args[0])[-2:]):
+        raise NotFollowed(f"'{node.name}' works across them")
+    first = labels[:: factor**2]
+    made = flow.channels.tie(np.repeat(first, factor**2), labels, f"'{node.name}' joins several, and some of them stay")
+    return Tensor((*before, made[:: factor**2], *map(stay, shape_of(node)[-2:])))
 
 
 def _chunk(flow: Flow, node: fx.Node) -> State:
@@ -221,6 +258,9 @@ MOVES: dict[Any, Rule] = {
     **dict.fromkeys((torch.permute, "permute"), _permuted(_permute_order)),
     **dict.fromkeys((torch.transpose, "transpose", torch.swapaxes, "swapaxes"), _permuted(_transpose_order)),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
+    torch.stack: _stack,
+    **dict.fromkeys((torch.unbind, "unbind"), _unbind),
+    **dict.fromkeys((nn.PixelShuffle, F.pixel_shuffle), _pixel_shuffle),
     **dict.fromkeys((torch.chunk, "chunk", torch.split, "split"), _chunk),
     operator.getitem: _getitem,
     "expand": _expand,

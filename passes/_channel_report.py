@@ -41,6 +41,17 @@ class Report:
                 ledger.notice(PRUNED, told, module=module)
                 self._remark(ledger, group, f"{count} → {_channels(left)} by importance {kind}")
 
+    def outlines(self) -> list[tuple[str, tuple[str, ...]]]:
+        """(label, names of nodes) of each group, for `fxquant.draw(islands=...)`: what makes or scales its channels."""
+        found = []
+        for group in self.groups:
+            norms = (axis.tensor.rpartition(".")[0] for axis in group.places if axis not in self.flow.consuming)
+            holders = {*group.layers, *norms}
+            nodes = (node for node in self.flow.program.graph.nodes if node.op == "call_module")
+            label = f"{_channels(group.channels)}{' stay: ' + group.frozen if group.frozen else ' of one group'}"
+            found.append((label, tuple(node.name for node in nodes if str(node.target) in holders)))
+        return found
+
     def _remark(self, ledger: Ledger, group: Group, why: str) -> None:
         for node in self.flow.program.graph.nodes:
             if node.op == "call_module" and str(node.target) in group.layers:
@@ -63,7 +74,7 @@ class Report:
     def _why_whole(self, group: Group) -> str:
         if self.limits.units(group, 1) == len(group):
             return f"round_to={self.limits.round_to} and min_channels={self.limits.min_channels} leave none to take"
-        return "nothing of it is to go"
+        return "none of them has to go"
 
     def unreachable(self, macs: float, best: Alive) -> UsageError:
         """FXQ131: a budget that is not met with every free channel gone."""

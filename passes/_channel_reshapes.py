@@ -3,12 +3,13 @@
 A reshape is taken apart into runs of dimensions with equal products. In each run at most one dimension may hold
 channels; its labels are spread over the elements, and read off again on the other side:
 
-    (N, C, h, w) → (N, C·h·w)     channel c becomes the features c·h·w ... (c + 1)·h·w − 1
+    (N, C, h, w) → (N, C·h·w)      channel c becomes the features c·h·w ... (c + 1)·h·w − 1
+    (N, L, C) → (N, L, H, C / H)   the channels of a head are tied
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -35,11 +36,12 @@ from fxquant.passes._channel_flow import (
 Dims = tuple[Labels, ...]
 
 
-def reshaped(dims: Dims, shape: Sequence[int], name: str) -> Dims:
-    """The labels of the same elements in another shape."""
+def reshaped(flow: Flow, node: fx.Node, dims: Dims) -> Dims:
+    """The labels of the same elements in the shape that the node gives."""
     made: list[Labels] = []
+    shape = shape_of(node)
     for before, after in _runs([labels.size for labels in dims], list(shape)):
-        made += _spread([dims[index] for index in before], [shape[index] for index in after], name)
+        made += _spread(flow, node, [dims[index] for index in before], [shape[index] for index in after])
     return tuple(made)
 
 
@@ -66,35 +68,45 @@ def _runs(old: list[int], new: list[int]) -> Iterator[tuple[list[int], list[int]
         yield before, after
 
 
-def _spread(dims: list[Labels], sizes: list[int], name: str) -> list[Labels]:
+def _spread(flow: Flow, node: fx.Node, dims: list[Labels], sizes: list[int]) -> list[Labels]:
     if len(dims) == len(sizes) == 1:
         return [dims[0]]
     labelled = [index for index, labels in enumerate(dims) if is_labelled(labels)]
     if not labelled:
         return [stay(size) for size in sizes]
     if len(labelled) > 1:
-        raise NotFollowed(f"'{name}' joins two dimensions of channels")
+        raise NotFollowed(f"'{node.name}' joins two dimensions of channels")
     [at] = labelled
     shape = [1] * len(dims)
     shape[at] = dims[at].size
     elements = np.broadcast_to(dims[at].reshape(shape), [labels.size for labels in dims])
-    return _read_off(np.asarray(elements).reshape(sizes), name)
+    return _read_off(flow, node, np.asarray(elements).reshape(sizes))
 
 
-def _read_off(elements: Labels, name: str) -> list[Labels]:
-    """The one dimension along which the labels change, and the others."""
-    for dim in range(elements.ndim):
-        along = np.moveaxis(elements, dim, 0).reshape(elements.shape[dim], -1)
-        if (along == along[:, :1]).all():
-            return [along[:, 0] if other == dim else stay(size) for other, size in enumerate(elements.shape)]
-    raise NotFollowed(f"'{name}' splits a dimension of channels")
+def _read_off(flow: Flow, node: fx.Node, elements: Labels) -> list[Labels]:
+    """The one dimension along which the labels change, and the others.
+
+    Where they change along several, channels become (..., heads, width): whole heads go or stay.
+    """
+    along = [_rows(elements, dim) for dim in range(elements.ndim)]
+    found = next((dim for dim, rows in enumerate(along) if (rows == rows[:, :1]).all()), max(elements.ndim - 2, 0))
+    if not along:
+        raise NotFollowed(f"'{node.name}' drops a dimension of channels")
+    rows = along[found]
+    for column in range(1, rows.shape[1]):
+        flow.channels.tie(rows[:, 0], rows[:, column], f"'{node.name}' splits them, and some of a part stay")
+    return [rows[:, 0] if dim == found else stay(size) for dim, size in enumerate(elements.shape)]
+
+
+def _rows(elements: Labels, dim: int) -> Labels:
+    return np.moveaxis(elements, dim, 0).reshape(elements.shape[dim], -1)
 
 
 def _view(flow: Flow, node: fx.Node) -> State:
     source, *given = node.args
     sizes: Any = given or [node.kwargs.get("shape", node.kwargs.get("size"))]
     sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-    dims = reshaped(flow.dims(source), shape_of(node), node.name)
+    dims = reshaped(flow, node, flow.dims(source))
     told = _told(flow, sizes)
     if len(told) != len(dims):
         if any(map(is_labelled, dims)):
@@ -129,7 +141,7 @@ def size_told(flow: Flow, node: fx.Node, told: int | State, labels: Labels) -> C
 
 
 def _flatten(flow: Flow, node: fx.Node) -> State:
-    return Tensor(reshaped(flow.dims(node.args[0]), shape_of(node), node.name))
+    return Tensor(reshaped(flow, node, flow.dims(node.args[0])))
 
 
 RESHAPES: dict[Any, Rule] = {

@@ -11,13 +11,14 @@ import numpy as np
 from torch import nn
 
 from fxquant.errors import ExampleInputError, PassError, UnknownTargetError, UsageError, did_you_mean
-from fxquant.graphs.channel_choice import Limits, Scores, Work, by_macs, by_ratio
+from fxquant.graphs.channel_choice import Choice, Limits, Scores, Work
 from fxquant.graphs.channels import Alive, Group
 from fxquant.graphs.costs import costs
 from fxquant.graphs.snapping import snapshot_of
 from fxquant.ledger import Ledger
 from fxquant.passes._channel_flow import Flow, tensors_of
 from fxquant.passes._channel_importance import KINDS, importance
+from fxquant.passes._channel_means import fold_means
 from fxquant.passes._channel_report import Report
 from fxquant.passes._channel_rules import rule_of
 from fxquant.passes._channel_slicing import shrink
@@ -36,8 +37,8 @@ class PruneChannels(Pass):
     layer to the next, that one parameter makes for two calls. Give exactly one of `ratio` and `macs`.
 
     What goes is a zero to every layer that reads it: the result is the model in which these layers see zeros in the
-    place of the pruned channels. What such a channel had behind its batch norm, relu(beta) at least, is lost with it;
-    batch norms and biases learn to make up for it in a few epochs. LayerNorm normalizes over what is left.
+    place of the pruned channels. What such a channel had behind its batch norm, relu(beta) at least, is lost with it,
+    unless `keep_mean` puts it into the biases of its readers. LayerNorm normalizes over what is left.
 
     Args:
         ratio: the share of its channels that each group loses, 0 ≤ ratio < 1.
@@ -48,6 +49,8 @@ class PruneChannels(Pass):
         ignore: names of layers, or of modules with layers in them, that keep all their output channels.
         round_to: what a layer keeps is a multiple of this; kernels work in blocks of 8 or 16 channels.
         min_channels: what a layer keeps at least.
+        keep_mean: let each reader's bias take what the pruned channels gave it on average over the example. It saves
+            much of the accuracy before any fine-tuning, and wants an example of real data.
 
     Raises:
         UsageError: FXQ130 for options that mean nothing, FXQ131 where `macs` is out of reach.
@@ -64,6 +67,7 @@ class PruneChannels(Pass):
     ignore: tuple[str, ...] = ()
     round_to: int = 8
     min_channels: int = 1
+    keep_mean: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.ignore, (list, set, frozenset)):
@@ -75,6 +79,8 @@ class PruneChannels(Pass):
         report, alive = self.plan(program)
         outputs, parameters = _outputs(program), _parameters(program)
         if not alive.all():
+            if self.keep_mean:
+                fold_means(program, report.flow, alive)
             shrink(program, report.flow, alive)
             program.graph_module.recompile()
             program = _checked(program, outputs)
@@ -107,11 +113,12 @@ class PruneChannels(Pass):
         return [scores for scores, _ in found], [kind for _, kind in found]
 
     def _chosen(self, flow: Flow, groups: Sequence[Group], scores: Sequence[Scores], report: Report) -> Alive:
+        choice = Choice(flow.channels, groups, scores, report.limits)
         if self.ratio is not None:
-            return by_ratio(flow.channels, groups, scores, self.ratio, report.limits)
+            return choice.by_ratio(self.ratio)
         assert self.macs is not None
         whole = report.work.left(flow.channels.all_alive())
-        alive = by_macs(flow.channels, groups, scores, self.macs * whole, report.work, report.limits)
+        alive = choice.by_macs(self.macs * whole, report.work)
         if report.work.left(alive) > self.macs * whole:
             raise report.unreachable(self.macs, alive)
         return alive
@@ -137,6 +144,8 @@ def _check(step: PruneChannels) -> None:
         count = getattr(step, name)
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise _refusal(f"{name}={count!r} is no number of channels", f"give an integer from 1 up: {name}=8")
+    if not isinstance(step.keep_mean, bool):
+        raise _refusal(f"keep_mean={step.keep_mean!r}", "True or False")
     if not isinstance(step.ignore, tuple) or not all(isinstance(one, str) for one in step.ignore):
         raise _refusal(f"ignore={step.ignore!r}", "give the names of layers: ignore=('head',)")
 
@@ -191,8 +200,8 @@ def _checked(program: Program, before: list[object]) -> Program:
     if not values or _outputs(program) != before:
         raise PassError(
             "FXQ403",
-            "the pruned graph does not run, or gives other shapes than before",
-            hint="this is a fault of the pass: ignore=(...) the layers of the part that is unusual, and report it",
+            f"the pruned graph {'gives other shapes than before' if values else 'fails on the example'}",
+            hint="this is a fault of the pass: ignore=(...) the layers of the unusual part, and please report it",
         )
     return replace(program, values={**program.values, **values})
 

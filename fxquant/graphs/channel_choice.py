@@ -23,10 +23,13 @@ class Limits:
 
     def units(self, group: Group, wanted: int) -> int:
         """How many units stay where `wanted` would do."""
-        sizes = list(group.made.values())  # output channels a unit, layer by layer
-        step = lcm(*(self.round_to // gcd(self.round_to, size) for size in sizes))
-        least = max(1, *(ceil(self.min_channels / size) for size in sizes))
+        least = max(1, *(ceil(self.min_channels / size) for size in group.made.values()))
+        step = self.step(group)
         return min(len(group), ceil(max(wanted, least) / step) * step)
+
+    def step(self, group: Group) -> int:
+        """How many units go or stay together, so that each layer has a multiple of `round_to`."""
+        return lcm(*(self.round_to // gcd(self.round_to, size) for size in group.made.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,45 +49,70 @@ def _share(axes: Sequence[Labels], alive: Alive) -> float:
     return prod(shares)
 
 
-def by_ratio(
-    channels: Channels, groups: Sequence[Group], scores: Sequence[Scores], share: float, limits: Limits
-) -> Alive:
-    """Each group loses `share` of its channels, rounded down, the least important first."""
-    alive = channels.all_alive()
-    for group, found in zip(groups, scores, strict=True):
-        if not group.frozen:
-            _drop(alive, group, found, limits.units(group, len(group) - floor(share * len(group) + 1e-9)))
-    return alive
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The groups of a graph and the importance of their units. A choice is how many units of each group stay."""
+
+    channels: Channels
+    groups: Sequence[Group]
+    scores: Sequence[Scores]
+    limits: Limits
+
+    def alive(self, staying: Sequence[int]) -> Alive:
+        """The most important units of each group stay; of equals the first."""
+        alive = self.channels.all_alive()
+        for group, scores, count in zip(self.groups, self.scores, staying, strict=True):
+            for unit in _ranked(scores)[count:] if not group.frozen else ():
+                alive[list(group.units[unit])] = False
+        return alive
+
+    def by_ratio(self, share: float) -> Alive:
+        """Each group loses `share` of its channels, rounded down."""
+        wanted = [len(group) - floor(share * len(group) + 1e-9) for group in self.groups]  # 0.29 · 100 is 28.999...
+        return self.alive([self.limits.units(*pair) for pair in zip(self.groups, wanted, strict=True)])
+
+    def by_macs(self, target: float, work: Work) -> Alive:
+        """At most `target` MACs remain, or as few as there can be: units go that are less important than a threshold.
+
+        The lowest threshold that does is found by bisection. It takes a whole step of a group at a time, so what is
+        left of the budget goes to the steps that are the most important of those that fit.
+        """
+        free = [scores for group, scores in zip(self.groups, self.scores, strict=True) if not group.frozen]
+        thresholds = np.append(np.unique(np.concatenate([*free, [0.0]])), np.inf).tolist()
+        low, high = 0, len(thresholds) - 1
+        while low < high:
+            middle = (low + high) // 2
+            fits = work.left(self.alive(self._from(thresholds[middle]))) <= target
+            low, high = (low, middle) if fits else (middle + 1, high)
+        return self.alive(self._regrown(self._from(thresholds[low]), target, work))
+
+    def _from(self, threshold: float) -> list[int]:
+        counts = (int((scores >= threshold).sum()) for scores in self.scores)
+        return [self.limits.units(*pair) for pair in zip(self.groups, counts, strict=True)]
+
+    def _regrown(self, staying: list[int], target: float, work: Work) -> list[int]:
+        """With a step more in every group where that fits, the most important first."""
+        while True:
+            for index in sorted(self._growing(staying), key=lambda index: -self._next(index, staying[index])):
+                more = list(staying)
+                more[index] = min(len(self.groups[index]), staying[index] + self.limits.step(self.groups[index]))
+                if work.left(self.alive(more)) <= target:
+                    staying = more
+                    break
+            else:
+                return staying
+
+    def _growing(self, staying: Sequence[int]) -> list[int]:
+        counted = enumerate(zip(self.groups, staying, strict=True))
+        return [index for index, (group, count) in counted if count < len(group) and not group.frozen]
+
+    def _next(self, index: int, count: int) -> float:
+        """The importance of the units that a step more would keep."""
+        scores, step = self.scores[index], self.limits.step(self.groups[index])
+        return float(scores[_ranked(scores)[count : count + step]].mean())
 
 
-def below(channels: Channels, groups: Sequence[Group], scores: Sequence[Scores], least: float, limits: Limits) -> Alive:
-    """Each group loses the units whose importance is below `least`."""
-    alive = channels.all_alive()
-    for group, found in zip(groups, scores, strict=True):
-        if not group.frozen:
-            _drop(alive, group, found, limits.units(group, int((found >= least).sum())))
-    return alive
-
-
-def by_macs(
-    channels: Channels, groups: Sequence[Group], scores: Sequence[Scores], target: float, work: Work, limits: Limits
-) -> Alive:
-    """The lowest threshold of importance at which at most `target` MACs remain, or as few as there can be."""
-    free = [found for group, found in zip(groups, scores, strict=True) if not group.frozen]
-    steps = np.unique(np.concatenate([*free, [0.0]]))
-    steps = np.append(steps, np.inf)
-    low, high = 0, len(steps) - 1  # fewer channels stay the higher the threshold: a binary search
-    while low < high:
-        middle = (low + high) // 2
-        if work.left(below(channels, groups, scores, float(steps[middle]), limits)) <= target:
-            high = middle
-        else:
-            low = middle + 1
-    return below(channels, groups, scores, float(steps[low]), limits)
-
-
-def _drop(alive: Alive, group: Group, scores: Scores, staying: int) -> None:
-    """The most important units stay; of equals the first."""
-    order = np.lexsort((np.arange(len(scores)), -scores))
-    for unit in order[staying:].tolist():
-        alive[list(group.units[unit])] = False
+def _ranked(scores: Scores) -> list[int]:
+    """Units by importance, the most important first; of equals the first."""
+    ranked: list[int] = np.lexsort((np.arange(len(scores)), -scores)).tolist()
+    return ranked

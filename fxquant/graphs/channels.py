@@ -64,12 +64,16 @@ class Channels:
         self.dependencies.add_nodes_from(range(start, start + count))
         return np.arange(start, start + count, dtype=np.int64)
 
-    def tie(self, left: Labels, right: Labels, why: str) -> None:
-        """These go together, index by index. What is tied to a FIXED index stays, because of `why`."""
+    def tie(self, left: Labels, right: Labels, why: str) -> Labels:
+        """These go together, index by index. What is tied to a FIXED index stays, because of `why`.
+
+        Returns the labels of what joins the two: FIXED where either is.
+        """
         self.freeze(left[right < 0], why)
         self.freeze(right[left < 0], why)
         both = (left >= 0) & (right >= 0) & (left != right)
         self.dependencies.add_edges_from(zip(left[both].tolist(), right[both].tolist(), strict=True))
+        return np.where(right < 0, FIXED, left)
 
     def freeze(self, labels: Labels, why: str) -> None:
         """These stay. The first reason is kept."""

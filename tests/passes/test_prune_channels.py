@@ -241,7 +241,11 @@ WHY = {
     "softmax": (lambda m, x: m.head(m.conv(x).softmax(1)), "works across them"),
     "mean": (lambda m, x: m.head(m.conv(x) - m.conv(x).mean(1, keepdim=True)), "'mean' works across them"),
     "unknown": (lambda m, x: m.head(torch.roll(m.conv(x), 1, 1)), "'roll' cannot be followed"),
-    "heads": (lambda m, x: m.head(m.conv(x).view(-1, 2, 2, 64).flatten(1, 2).view(-1, 4, 8, 8)), "'view' splits"),
+    "two": (
+        lambda m, x: m.head((m.conv(x)[..., :1, 0] * m.conv(x)[:, :, 0, 0].unsqueeze(1)).flatten(1).view(-1, 4, 2, 2)),
+        "'flatten' joins two dimensions of channels",
+    ),
+    "apart": (lambda m, x: m.head(m.conv(x)) + torch.stack(m.conv(x).unbind(1), 1)[:, :2], "'unbind' takes them apart"),
     "one": (lambda m, x: m.head(m.conv(x)) + m.conv(x)[:, 0].unsqueeze(1), "'getitem' picks some of them"),
     "number": (lambda m, x: m.head(m.conv(x) / m.conv(x).shape[1]), "computes with a number of channels"),
     "squeeze": (lambda m, x: m.head(m.conv(x).squeeze()), "say squeeze(dim)"),
@@ -288,6 +292,17 @@ def test_a_leaf_module_of_the_users_own_freezes_what_it_touches():
     assert shapes(pruned(model))["gain.weight"] == (2, 1, 1)  # traced through, it can be
 
 
+def test_a_parameter_that_a_leaf_module_holds_too_stays_whole():
+    model = net(
+        lambda m, x: m.head(m.gain(m.conv(x)) + m.other(m.branch(x) * m.scale)),
+        conv=conv(3, 4), gain=Gain(), head=conv(4, 2), branch=conv(3, 4), other=conv(4, 4),
+    )  # fmt: skip
+    model.scale = model.gain.weight
+    step = PruneChannels(ratio=0.5, round_to=1)
+    made = fxquant.compress(model, [step], example_inputs=(PICTURES,), leaf_modules=[Gain])
+    assert "Gain 'gain' cannot be followed" in stays(made)["branch"]
+
+
 def test_ignored_layers_keep_their_channels_and_their_inputs_may_shrink():
     model = net(lambda m, x: m.head(m.two(m.one(x))), one=conv(3, 8), two=conv(8, 8), head=conv(8, 2))
     made = pruned(model, ignore=["two"])
@@ -326,12 +341,39 @@ def test_a_budget_of_macs_is_met_and_counted_right(name):
     assert f"→ {count:,} parameters" in told
 
 
+def test_dead_channels_cost_nothing_with_keep_mean():
+    model = net(
+        lambda m, x: m.head(torch.relu(m.norm(m.stem(x)))), stem=conv(3, 8), norm=nn.BatchNorm2d(8), head=nn.Conv2d(8, 2, 1)
+    )  # fmt: skip
+    with torch.no_grad():
+        model.norm.weight[::2], model.norm.bias[::2] = 0.0, 1.0  # relu(beta), whatever the picture
+    with torch.no_grad():
+        expected = model(PICTURES)
+        kept, lost = (pruned(model, importance="batchnorm", keep_mean=keep)(PICTURES) for keep in (True, False))
+    torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-6)
+    assert float((lost - expected).abs().max()) > 0.1
+
+
+def test_keep_mean_leaves_tied_biases_and_layers_of_two_calls_alone():
+    model = net(
+        lambda m, x: m.tail(m.same(m.same(m.stem(x))) + m.one(m.stem(x)) + m.two(m.stem(x))),
+        stem=nn.Linear(4, 6), same=nn.Linear(6, 6), one=nn.Linear(6, 6), two=nn.Linear(6, 6), tail=nn.Linear(6, 2),
+    )  # fmt: skip
+    model.two.bias = model.one.bias
+    made = pruned(model, torch.rand(2, 4), keep_mean=True)
+    assert made.get_submodule("one").bias is made.get_submodule("two").bias
+    plain = pruned(model, torch.rand(2, 4))
+    assert torch.equal(made.get_submodule("same").bias, plain.get_submodule("same").bias)
+    assert torch.equal(made.get_submodule("one").bias, plain.get_submodule("one").bias)
+    assert not torch.equal(made.get_submodule("tail").bias, plain.get_submodule("tail").bias)
+
+
 def test_nothing_changes_at_ratio_0_and_at_all_macs():
     model = residual()
     for options in ({"ratio": 0.0}, {"macs": 1.0}):
         made = pruned(model, **options)
         assert shapes(made) == shapes(model) and torch.equal(made(PICTURES), model(PICTURES))
-        assert not made.history[-1].is_changed and "nothing of it is to go" in stays(made)["stem"]
+        assert not made.history[-1].is_changed and "none of them has to go" in stays(made)["stem"]
 
 
 def test_a_model_with_nothing_to_prune_says_so():
@@ -418,6 +460,7 @@ def test_in_compile_it_runs_before_the_policy():
         ({"ratio": 0.5, "importance": "l3"}, "importance='l3'"),
         ({"ratio": 0.5, "round_to": 0}, "round_to=0 is no number of channels"),
         ({"ratio": 0.5, "min_channels": 2.5}, "min_channels=2.5 is no number of channels"),
+        ({"ratio": 0.5, "keep_mean": 1}, "keep_mean=1"),
         ({"ratio": 0.5, "ignore": "head"}, "ignore='head'"),
     ],
 )
@@ -455,6 +498,16 @@ def test_an_example_that_the_model_fails_on_is_refused():
     with pytest.raises(FxQuantError) as caught:
         pruned(residual(), torch.rand(2, 4, 8, 8))
     assert caught.value.code == "FXQ132" and "fails on its example" in caught.value.message
+
+
+def test_groups_can_be_outlined_in_a_picture():
+    captured = fxquant.compress(residual(), [], example_inputs=(PICTURES,))
+    report, _ = PruneChannels(ratio=0.5).plan(captured.program)
+    assert report.outlines() == [
+        ("8 channels of one group", ("stem", "norm", "branch")),
+        ("5 channels stay: it is an output of the model", ("head",)),
+    ]
+    assert "island 1" in fxquant.draw(captured.graph_module, islands=report.outlines()).dot
 
 
 def test_the_global_state_is_left_alone():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,11 +14,16 @@ from fxquant.program import Program
 
 
 class Masked(fx.Interpreter):
-    """Runs an unpruned program. What a node sums over is masked; a LayerNorm looks at the channels that stay."""
+    """Runs an unpruned program. What a node sums over is masked; a LayerNorm looks at the channels that stay.
 
-    def __init__(self, program: Program, flow: Flow, alive: Alive) -> None:
+    With `means` (of each channel of what a node sums over), what is masked is not zero but its mean.
+    """
+
+    def __init__(
+        self, program: Program, flow: Flow, alive: Alive, means: Mapping[fx.Node, torch.Tensor] | None = None
+    ) -> None:
         super().__init__(program.graph_module)
-        self.flow, self.alive = flow, alive
+        self.flow, self.alive, self.means = flow, alive, means or {}
 
     def run_node(self, n: fx.Node) -> Any:
         whole = {source: self.env[source] for source, _, _ in self.flow.consumed.get(n, ())}
@@ -25,7 +31,8 @@ class Masked(fx.Interpreter):
             shape = [1] * whole[source].ndim
             shape[dim] = -1
             stays = torch.zeros(labels.size).index_fill_(0, torch.from_numpy(indices(labels, self.alive)), 1.0)
-            self.env[source] = self.env[source] * stays.reshape(shape)
+            mean = self.means.get(n, torch.zeros(labels.size)) * (1 - stays)
+            self.env[source] = self.env[source] * stays.reshape(shape) + mean.reshape(shape)
         result = super().run_node(n)
         self.env.update(whole)
         return result
@@ -50,3 +57,17 @@ def _normalized(norm: nn.LayerNorm, x: torch.Tensor, counts: tuple[Count, ...], 
     scaled = centred / torch.sqrt(centred.square().sum(dims, keepdim=True) / stays.sum() + norm.eps)
     weight = 1.0 if norm.weight is None else norm.weight
     return scaled * weight + (0.0 if norm.bias is None else norm.bias)
+
+
+def means(program: Program, flow: Flow, leaves: tuple[torch.Tensor, ...]) -> dict[fx.Node, torch.Tensor]:
+    """Of each channel of what a node sums over, in the unpruned program on these inputs."""
+    found: dict[fx.Node, torch.Tensor] = {}
+
+    class Reader(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            for source, dim, labels in flow.consumed.get(n, ()):
+                found[n] = self.env[source].transpose(0, dim).reshape(labels.size, -1).mean(1)
+            return super().run_node(n)
+
+    Reader(program.graph_module).run(*leaves)
+    return found
