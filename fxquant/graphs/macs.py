@@ -10,11 +10,11 @@ from fxquant.graphs.snapshot import REFERENCE, GraphSnapshot, NodeRecord, Tensor
 
 _DIMS = (1, 2, 3)
 _CONVS = frozenset(f"{start}{dims}d" for start in ("conv", "Conv", "ConvReLU") for dims in _DIMS)
-_CONVS |= frozenset(f"conv{dims}d_relu" for dims in _DIMS)
+_CONVS |= frozenset(name for dims in _DIMS for name in (f"conv{dims}d_relu", f"qconv{dims}d_pointwise"))
 _TRANSPOSED = frozenset(f"{start}{dims}d" for start in ("conv_transpose", "ConvTranspose") for dims in _DIMS)
 _LINEARS = frozenset(
     {"linear", "Linear", "LinearReLU", "linear_relu", "linear_dynamic", "linear_relu_dynamic"}
-    | {"linear_dynamic_fp16", "linear_relu_dynamic_fp16"}
+    | {"linear_dynamic_fp16", "linear_relu_dynamic_fp16", "qlinear_pointwise"}
 )
 _PRODUCTS = {"matmul": 0, "__matmul__": 0, "bmm": 0, "mm": 0, "mv": 0, "addmm": 1, "baddbmm": 1}
 _RECURRENT = frozenset(
