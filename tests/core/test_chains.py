@@ -14,8 +14,9 @@ from fxquant import recipe
 from fxquant.chains import LINKS, USUAL
 from fxquant.errors import FxQuantError, LoweringError, QConfigError
 from fxquant.numerics import sqnr_db
-from fxquant.passes import _packing
+from fxquant.passes import _packing, insert_observers
 from fxquant.program import Stage
+from fxquant.tools.digits_models import MODELS
 from support.asserts import untouched
 from support.compiling import ENGINES
 from support.small import AGREE, BETTER
@@ -253,3 +254,80 @@ def test_a_chain_and_tables_in_one_rule_are_refused():
     with pytest.raises(QConfigError, match="scheme is 'scheme and weight'") as caught:
         recipe.parse('schema = 1\n[[rule]]\ntargets = ["*"]\nscheme = ["int8"]\nweight = { dtype = "int8" }\n')
     assert caught.value.code == "FXQ102"
+
+
+# Other shapes of models, other ways to compile -----------------------------------------------------------------------
+
+PICTURES = [torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+WEIGHTED_OPS = ("Conv2d", "Linear", "LSTM", "GRU", "TransformerEncoder")
+
+
+@pytest.mark.parametrize("target", ["x86", "onednn"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_hybrid_preset_leaves_no_layer_with_weights_float(name, target, tmp_path):
+    model = seeded(MODELS[name])
+    with untouched(model):
+        compiled = fxquant.compile(model, "hybrid", calibration_data=PICTURES, target=target, strict=True)
+    got = [row.effective for row in compiled.ledger.layers if row.op in WEIGHTED_OPS]
+    assert got and all("int8" in effective for effective in got)
+    assert sqnr_db(model(PICTURES[0]), compiled(PICTURES[0])) > 20
+    loaded = fxquant.load(compiled.save(tmp_path / "model.fxq.safetensors"))
+    assert loaded(PICTURES[0]).equal(compiled(PICTURES[0]))
+
+
+def test_the_parts_of_an_attention_fall_together(monkeypatch):
+    _, op, op_relu = _packing.PACKED[F.linear]
+    monkeypatch.setitem(_packing.PACKED, F.linear, (_refusing, op, op_relu))
+    model = seeded(MODELS["encoder"])
+    compiled = fxquant.compile(model, "hybrid", calibration_data=PICTURES, target="x86")
+    [row] = [row for row in compiled.ledger.layers if row.op == "TransformerEncoder"]
+    assert compiled.plan[row.site].mode == "weight-only" and row.code == "FXQ510"
+    assert row.reason.startswith("int8, int8-dynamic: x86 refuses its weight: no such weight; ")
+    assert row.effective.startswith("int8 weights (") and sqnr_db(model(PICTURES[0]), compiled(PICTURES[0])) > 30
+
+
+def test_a_layer_without_observers_falls_before_any_data_is_read(monkeypatch):
+    is_landed = insert_observers._is_landed
+    monkeypatch.setattr(
+        insert_observers, "_is_landed", lambda program, node: "body_3" not in node.name and is_landed(program, node)
+    )
+    model = seeded(MODELS["mlp"])
+    calibrating = fxquant.compile(model, "hybrid", example_inputs=PICTURES[0], target="x86", strict=True)
+    assert calibrating.stage is Stage.PREPARED
+    assert calibrating.plan["body_3"].mode == "dynamic"
+    calibrating(PICTURES[0])
+    row = calibrating.convert().ledger["body_3"]
+    assert row.effective == "int8" and row.reason.startswith(
+        "int8: the engines have no int8 kernel for LinearReLU here"
+    )
+
+
+def test_a_pipeline_that_ends_early_decides_as_far_as_it_comes():
+    case = BETTER["conv_circular"]
+    pipeline = fxquant.default_pipeline().until(Stage.CONVERTED)
+    compiled = fxquant.compile(
+        case.make(), "hybrid", calibration_data=case.batches(2, 16), target="x86", passes=pipeline
+    )
+    assert compiled.stage is Stage.CONVERTED and compiled.plan[compiled.ledger.layers[0].site].mode == "static"
+
+
+def test_a_compressed_model_takes_a_chain_and_stays_as_it_is():
+    case = BETTER["conv_circular"]
+    made = fxquant.compress(case.make(), [])
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    compiled = fxquant.compile(made, "hybrid", calibration_data=case.batches(2, 16), target="x86")
+    assert compiled.ledger.layers[0].code == "FXQ510"
+    assert all(value.equal(before[name]) for name, value in made.state_dict().items())
+    assert made.ledger.layers[0].code == "", "its own ledger tells nothing of this"
+
+
+def test_the_stages_of_a_model_with_two_rounds_are_those_of_the_last_one():
+    case = BETTER["conv_circular"]
+    seen = []
+    compiled = fxquant.compile(
+        case.make(), "hybrid", calibration_data=case.batches(2, 16), target="x86", observers=[seen.append]
+    )
+    assert [record.name for record in seen] == [record.name for record in compiled.history]
+    observers = [node for node in compiled.snapshot("prepared") if "Observer" in node.kind]
+    assert observers == [], "the layer that fell needs none"
+    assert compiled.diff("traced", "lowered").counts
