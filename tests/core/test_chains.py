@@ -10,12 +10,16 @@ from torch import nn
 from torch.nn import functional as F
 
 import fxquant
-from fxquant import recipe
+from fxquant import calibration, recipe, rounds
 from fxquant.chains import LINKS, USUAL
 from fxquant.errors import FxQuantError, LoweringError, QConfigError
+from fxquant.linking import chained
 from fxquant.numerics import sqnr_db
 from fxquant.passes import _packing, insert_observers
+from fxquant.passes.select_qconfigs import is_declined
+from fxquant.plan import Decision, Mode
 from fxquant.program import Stage
+from fxquant.rounds import _fallen
 from fxquant.tools.digits_models import MODELS
 from support.asserts import untouched
 from support.compiling import ENGINES
@@ -331,3 +335,53 @@ def test_the_stages_of_a_model_with_two_rounds_are_those_of_the_last_one():
     observers = [node for node in compiled.snapshot("prepared") if "Observer" in node.kind]
     assert observers == [], "the layer that fell needs none"
     assert compiled.diff("traced", "lowered").counts
+
+
+# The pieces ---------------------------------------------------------------------------------------------------------
+
+
+def decision(mode, requested, why):
+    return Decision("site", "fc", "Linear", mode, object() if mode is not Mode.FLOAT else None, requested, why)
+
+
+def test_where_all_that_was_asked_is_refused_the_site_is_declined():
+    refused = decision(Mode.FLOAT, "static quint8", "kept float because 'x86' serves quint8 (rule 1)")
+    left_out = decision(Mode.FLOAT, "float32", "no rule matches")
+    found = chained([("int8", refused), ("float16", left_out)], "chain c", is_explicit=True)
+    assert is_declined(found) and found.requested == "int8 → float16" and found.is_explicit
+    assert found.why == (
+        "kept float because no link serves it: int8: 'x86' serves quint8 (rule 1); float16: asks nothing for 'Linear' "
+        "(chain c)"
+    )
+    end = decision(Mode.FLOAT, "float32", "-")
+    allowed = chained([("int8", refused), ("float", end)], "chain c", is_explicit=False)
+    assert not is_declined(allowed) and allowed.tried == (("int8", "'x86' serves quint8 (rule 1)"),)
+
+
+def test_falling_tells_the_whole_way_and_says_a_reason_once():
+    modes = ((Mode.STATIC, "int8"), (Mode.DYNAMIC, "int8-dynamic"), (Mode.WEIGHT_ONLY, "int8-weight-only"))
+    steps = [(name, decision(mode, str(mode), "its rule")) for mode, name in modes]
+    first = chained(steps, "chain c", is_explicit=False)
+    second = first.fall("no kernel")
+    third = second.fall("no kernel")
+    assert [step.mode for step in (first, second, third)] == [Mode.STATIC, Mode.DYNAMIC, Mode.WEIGHT_ONLY]
+    assert second.why == "int8: no kernel; int8-dynamic by its rule (chain c)"
+    assert third.why == "int8, int8-dynamic: no kernel; int8-weight-only by its rule (chain c)"
+    assert third.fallbacks == ()
+    last = _fallen(first, "no kernel", is_last=True)
+    assert last.mode is Mode.WEIGHT_ONLY and "int8-dynamic: not tried, so that this ends; " in last.why
+
+
+def test_more_batches_than_are_kept_is_said(monkeypatch):
+    for module in (calibration, rounds):
+        monkeypatch.setattr(module, "MOST_KEPT", 2)
+    case = BETTER["conv_circular"]
+    compiled = fxquant.compile(
+        nn.Sequential(case.make(), nn.Conv2d(4, 2, 1)).eval(),
+        "hybrid",
+        calibration_data=case.batches(5, 16),
+        target="x86",
+    )
+    assert "the next round of a chain saw 2 batches again: no more are kept" in [
+        row.reason for row in compiled.ledger.notices if row.code == "FXQ309"
+    ]
