@@ -51,7 +51,7 @@ def compiled_as(model, names, schemes, *, rest, target):
     return fxquant.compile(model, recipe, calibration_data=BATCHES, target=target)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("name", MODELS)
 def test_any_assignment_of_modes_is_near_the_float_model_and_says_what_it_is(name, data):
@@ -71,7 +71,7 @@ def test_any_assignment_of_modes_is_near_the_float_model_and_says_what_it_is(nam
     assert loaded(BATCHES[1]).equal(compiled(BATCHES[1]))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.sampled_from(SCHEMES[:-1]), min_size=1, max_size=4, unique=True),
     st.booleans(),
