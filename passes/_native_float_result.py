@@ -50,29 +50,29 @@ class FloatResultWeight:
         x_qparams = self.x_scale, self.x_zero_point
         return self.of(self.codes.clone(), self.scale.clone(), bias, x_qparams, self.options)
 
-    def run(self, op: Callable[..., Tensor], x: Tensor) -> Tensor:
+    def run(self, op: Callable[..., Tensor], x: Tensor, has_relu: bool) -> Tensor:
         """The float32 result on a quantized tensor, its values in plain order."""
         zeros = torch.zeros(self.scale.shape, dtype=torch.int64)
         weight = self.packed, self.scale, zeros, self.bias
         as_float = 1.0, 0, torch.float32  # no scale and zero point of the result
-        nothing_after: tuple[str, list[float], str] = "none", [], ""
+        after: tuple[str, list[float], str] = "relu" if has_relu else "none", [], ""
         qx = x.int_repr(), self.x_scale, self.x_zero_point
-        return op(*qx, *weight, *self.options, *as_float, *nothing_after).contiguous()
+        return op(*qx, *weight, *self.options, *as_float, *after).contiguous()
 
 
-def qlinear_pointwise(x: Tensor, weight: FloatResultWeight) -> Tensor:
-    """linear: codes in, float32 out."""
-    return weight.run(torch.ops.onednn.qlinear_pointwise.default, x)
+def qlinear_pointwise(x: Tensor, weight: FloatResultWeight, has_relu: bool = False) -> Tensor:
+    """linear, with a relu or without: codes in, float32 out."""
+    return weight.run(torch.ops.onednn.qlinear_pointwise.default, x, has_relu)
 
 
-def qconv1d_pointwise(x: Tensor, weight: FloatResultWeight) -> Tensor:
-    """conv1d: codes in, float32 out."""
-    return weight.run(torch.ops.onednn.qconv1d_pointwise.default, x)
+def qconv1d_pointwise(x: Tensor, weight: FloatResultWeight, has_relu: bool = False) -> Tensor:
+    """conv1d, with a relu or without: codes in, float32 out."""
+    return weight.run(torch.ops.onednn.qconv1d_pointwise.default, x, has_relu)
 
 
-def qconv2d_pointwise(x: Tensor, weight: FloatResultWeight) -> Tensor:
-    """conv2d: codes in, float32 out."""
-    return weight.run(torch.ops.onednn.qconv2d_pointwise.default, x)
+def qconv2d_pointwise(x: Tensor, weight: FloatResultWeight, has_relu: bool = False) -> Tensor:
+    """conv2d, with a relu or without: codes in, float32 out."""
+    return weight.run(torch.ops.onednn.qconv2d_pointwise.default, x, has_relu)
 
 
 KERNELS: dict[Callable[..., Any], tuple[Callable[..., Any], int]] = {  # and how many dimensions options have
@@ -99,6 +99,15 @@ def lower(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     native.constants[name] = made
     arguments = native.coded(x), native.graph.create_node("get_attr", name)
     return native.graph.call_function(KERNELS[node.target][0], arguments)
+
+
+def lower_relu(native: NativeGraph, node: fx.Node) -> fx.Node | None:
+    """The same kernel's call with a relu in it, for a relu that alone reads such a layer; None for any other node."""
+    layer = None if node in native.avoid else native.relu_of(node)
+    made = None if layer is None else native.values.get(layer)
+    if made is None or made.target not in [kernel for kernel, _ in KERNELS.values()]:
+        return None
+    return native.graph.call_function(made.target, (*made.args, True))
 
 
 def _options(options: list[Any], dims: int) -> tuple[Any, ...]:

@@ -124,6 +124,7 @@ class NativeGraph:
             or _native_embedding.lower(self, node)
             or _native_recurrent.lower(self, node)
             or _native_float_result.lower(self, node)
+            or _native_float_result.lower_relu(self, node)
         )
         if made is not None:
             self.native[node] = f"runs as {self._named(made)} on {self.target}"

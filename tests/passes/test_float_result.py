@@ -78,16 +78,35 @@ def test_other_engines_compute_it_in_float_and_say_so(target):
     )
 
 
-def test_a_relu_behind_it_is_float():
-    model, x = case("conv", nn.ReLU())
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_relu_behind_it_is_in_the_same_kernel(name):
+    model, x = case(name, nn.ReLU())
     made = compiled(model, x)
-    assert made.ledger["_0"].effective == "int8" and (made(x) >= 0).all()
-    assert torch.allclose(made(x), made.canonical(x)[0], atol=1e-4)
+    assert [row.effective for row in made.ledger.layers] == ["int8", "int8"]
+    assert not [node for node in made.graph_module.graph.nodes if node.op == "call_function" and node.target is F.relu]
+    assert (made(x) >= 0).all() and torch.allclose(made(x), made.canonical(x)[0], atol=1e-4)
+
+
+def test_a_relu_behind_a_layer_that_others_read_too_is_float():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x):
+            y = self.fc(x)
+            return torch.relu(y), y
+
+    given = Recipe((RecipeRule(("*",), scheme="int8"),), activations=(ActivationRule(("fc", "relu"), keep="float"),))
+    made = fxquant.compile(Twice().eval(), given, calibration_data=torch.randn(32, 8), target="x86")
+    assert [row.effective for row in made.ledger.layers] == ["int8", "float32"]
+    positive, plain = made(torch.randn(4, 8))
+    assert positive.equal(plain.relu())
 
 
 def test_a_kernel_that_computes_wrongly_is_caught(monkeypatch):
-    def wrong(x, weight):
-        return _native_float_result.qlinear_pointwise(x, weight) * 1.1
+    def wrong(x, weight, has_relu=False):
+        return _native_float_result.qlinear_pointwise(x, weight, has_relu) * 1.1
 
     monkeypatch.setitem(_native_float_result.KERNELS, F.linear, (wrong, 0))
     model, x = case("linear")
