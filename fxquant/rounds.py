@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fxquant.calibration import Observing, has_observers
+from fxquant.calibration import MOST_KEPT, Observing, has_observers
 from fxquant.ledger import FLOAT, Ledger, LedgerState
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.plan import Decision, Mode
@@ -118,6 +118,8 @@ def _replayed(program: Program, ledger: Ledger, kept: tuple[tuple[torch.Tensor, 
     """The observers see again what was kept; how many samples that is."""
     if not has_observers(program):
         return program, 0
+    if len(kept) == MOST_KEPT:
+        ledger.notice("FXQ309", f"the next round of a chain saw {MOST_KEPT} batches again: no more are kept")
     fed = Observing(program, ledger)
     for leaves in kept:
         fed.run(leaves)

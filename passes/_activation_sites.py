@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from torch import fx, nn
 
@@ -178,5 +179,16 @@ def _made(old: nn.Module, decision: SiteDecision) -> nn.Module:
         ask = replace(ask, dtype=dtype, quant_min=low, quant_max=high)
     ask = replace(ask, observer=_OBSERVERS.get(said.observer, ask.observer))
     with torch_ao.quiet():
-        made: nn.Module = torch_ao.make_qconfig(Ask(ask, TensorAsk())).activation()  # type: ignore[attr-defined]
-    return made
+        factory: Any = torch_ao.make_qconfig(Ask(ask, TensorAsk())).activation  # type: ignore[attr-defined]
+        return _like(old, factory)
+
+
+def _like(old: nn.Module, factory: Any) -> nn.Module:
+    """What the factory makes; a fake quantize around it where one stands there, as in training."""
+    made: nn.Module = factory()
+    if not hasattr(old, "activation_post_process"):
+        return made
+    is_same = type(old.activation_post_process) is type(made)  # fused kinds of fake quantize take one observer alone
+    kind: Any = type(old) if is_same else next(k for k in type(old).__mro__ if k.__name__ == "FakeQuantize")
+    fake: nn.Module = kind(observer=factory.p.func, **factory.p.keywords)
+    return fake

@@ -12,7 +12,14 @@ from torch import Tensor, fx, nn
 
 from fxquant import qdq
 from fxquant.origin import adopt, carry
-from fxquant.passes import _native_embedding, _native_formats, _native_layers, _native_others, _native_recurrent
+from fxquant.passes import (
+    _native_embedding,
+    _native_float_result,
+    _native_formats,
+    _native_layers,
+    _native_others,
+    _native_recurrent,
+)
 from fxquant.passes._canonical import attribute_name, is_activation_dequantize, is_activation_quantize, is_native
 from fxquant.passes._native_ops import SHAPE_METHODS, reshape_for_view
 from fxquant.passes._packing import quantized_tensor
@@ -83,7 +90,7 @@ class NativeGraph:
         """One quantized op for `source` (and the op before it, when `source` is a relu), or None."""
         if source in self.avoid:
             return None
-        inner = self._relu_of(source)
+        inner = self.relu_of(source)
         for layer, relu in ((inner, source), (source, None)):
             if layer is None or layer in self.avoid:
                 continue
@@ -96,7 +103,7 @@ class NativeGraph:
                 return carry(made, layer, *(() if relu is None else (relu,)))
         return None
 
-    def _relu_of(self, node: fx.Node) -> fx.Node | None:
+    def relu_of(self, node: fx.Node) -> fx.Node | None:
         """The op whose result this relu takes alone; None when it is no such relu."""
         is_function = node.op == "call_function" and node.target in _RELUS
         if not is_function and type(self.module_of(node)) is not nn.ReLU:
@@ -124,6 +131,8 @@ class NativeGraph:
             or _native_formats.lower(self, node)
             or _native_embedding.lower(self, node)
             or _native_recurrent.lower(self, node)
+            or _native_float_result.lower(self, node)
+            or _native_float_result.lower_relu(self, node)
         )
         if made is not None:
             self.native[node] = f"runs as {self._named(made)} on {self.target}"

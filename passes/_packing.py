@@ -23,7 +23,8 @@ def quantized_tensor(codes: Tensor, scale: Tensor | float, zero_point: Tensor | 
         return torch._make_per_channel_quantized_tensor(codes, scale.double(), zero_point, axis)
 
 
-def _each(value: Any, dims: int) -> list[int]:
+def sizes_of(value: Any, dims: int) -> list[int]:
+    """A stride, padding or dilation as one number for each dimension."""
     return [value] * dims if isinstance(value, int) else list(value)
 
 
@@ -43,7 +44,7 @@ def _pack_conv(dims: int) -> Callable[..., Any]:
     prepack = {1: _OPS.conv1d_prepack, 2: _OPS.conv2d_prepack, 3: _OPS.conv3d_prepack}[dims]
 
     def pack(weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int) -> Any:
-        return prepack(weight, bias, _each(stride, dims), _each(padding, dims), _each(dilation, dims), groups)
+        return prepack(weight, bias, sizes_of(stride, dims), sizes_of(padding, dims), sizes_of(dilation, dims), groups)
 
     return pack
 
@@ -58,7 +59,7 @@ def _pack_transposed(dims: int) -> Callable[..., Any]:
     def pack(
         weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, output_padding: Any, groups: int, dilation: Any
     ) -> Any:
-        sizes = (_each(value, dims) for value in (stride, padding, output_padding, dilation))
+        sizes = (sizes_of(value, dims) for value in (stride, padding, output_padding, dilation))
         return prepack(weight, bias, *sizes, groups)
 
     return pack

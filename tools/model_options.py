@@ -85,7 +85,12 @@ class ReferenceType(click.ParamType):  # type: ignore[type-arg]  # as above
 
 
 _OPTIONS = (
-    click.option("--mapping", default="int8", show_default=True, help="Preset name or path of a TOML recipe."),
+    click.option(
+        "--mapping",
+        default="int8",
+        show_default=True,
+        help="Preset name, presets with commas between them (a fallback chain), or path of a TOML recipe.",
+    ),
     click.option("--data", type=ReferenceType(), help="Calibration data: file.py:name, a function or a list."),
     click.option(
         "--shape",

@@ -163,7 +163,7 @@ class Subject:
 
         return fxquant.compile(
             source,
-            options.mapping,
+            _asked(options.mapping),
             calibration_data=self.data,
             example_inputs=None if call is None else (call.args, call.kwargs),
             target=options.target,
@@ -182,6 +182,12 @@ class Subject:
         waiting(*self.example.args, **self.example.kwargs)
         waiting.convert()
         self.notes.append(RANDOM if self.options.inputs else ONE_CALL)
+
+
+def _asked(mapping: str) -> str | tuple[str, ...]:
+    """A preset's name or a recipe's path as it stands; names with commas between them are a fallback chain."""
+    is_chain = "," in mapping and not mapping.endswith(".toml")
+    return tuple(name.strip() for name in mapping.split(",")) if is_chain else mapping
 
 
 def _is_float(source: object) -> bool:

@@ -14,6 +14,7 @@ LAYERS = frozenset(
     | {f"ConvReLU{dims}d" for dims in (1, 2, 3)}
     | {f"ConvTranspose{dims}d" for dims in (1, 2, 3)}
 )
+FLOAT_RESULTS = frozenset({"qlinear_pointwise", "qconv1d_pointwise", "qconv2d_pointwise"})  # codes in, float32 out
 RECURRENT = frozenset({"lstm", "gru", "LSTM", "GRU", "LSTMCell", "GRUCell", "RNNCell"})
 LOOK_UPS = frozenset({"embedding", "embedding_bag", "Embedding", "EmbeddingBag"})
 RELUS = frozenset({"relu", "relu_", "ReLU"})

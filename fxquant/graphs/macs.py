@@ -10,12 +10,11 @@ from fxquant.graphs.snapshot import REFERENCE, GraphSnapshot, NodeRecord, Tensor
 
 _DIMS = (1, 2, 3)
 _CONVS = frozenset(f"{start}{dims}d" for start in ("conv", "Conv", "ConvReLU") for dims in _DIMS)
-_CONVS |= frozenset(f"conv{dims}d_relu" for dims in _DIMS)
-_CONVS |= frozenset(f"conv{dims}d_bf16" for dims in _DIMS)
+_CONVS |= frozenset(name for d in _DIMS for name in (f"conv{d}d_relu", f"conv{d}d_bf16", f"qconv{d}d_pointwise"))
 _TRANSPOSED = frozenset(f"{start}{dims}d" for start in ("conv_transpose", "ConvTranspose") for dims in _DIMS)
 _LINEARS = frozenset(
     {"linear", "Linear", "LinearReLU", "linear_relu", "linear_dynamic", "linear_relu_dynamic"}
-    | {"linear_dynamic_fp16", "linear_relu_dynamic_fp16", "linear_bf16"}
+    | {"linear_dynamic_fp16", "linear_relu_dynamic_fp16", "linear_bf16", "qlinear_pointwise"}
 )
 _PRODUCTS = {"matmul": 0, "__matmul__": 0, "bmm": 0, "mm": 0, "mv": 0, "addmm": 1, "baddbmm": 1}
 _RECURRENT = frozenset(

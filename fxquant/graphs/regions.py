@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from fxquant.graphs.kernels import LAYERS, LOOK_UPS, RECURRENT, operation
+from fxquant.graphs.kernels import FLOAT_RESULTS, LAYERS, LOOK_UPS, RECURRENT, operation
 from fxquant.graphs.quantizing import (
     CHOOSES,
     CODED_CONSTANTS,
@@ -96,6 +96,8 @@ class _Walk:
         if source is not None:
             self.coded.update({node.name} if source in self.coded else ())
             return self.found[source]
+        if operation(node) in FLOAT_RESULTS:
+            return Region.QUANTIZED
         if gives_codes(node) or any(name in self.coded for name in node.inputs):
             self.coded.add(node.name)
             return Region.QUANTIZED

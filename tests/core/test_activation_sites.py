@@ -7,13 +7,19 @@ import torch
 from torch import nn
 
 import fxquant
-from fxquant import qdq, recipe
-from fxquant.activation_sites import ActivationRule, check_activation
+from fxquant import qdq, recipe, torch_ao
+from fxquant.activation_sites import ActivationRule, SiteDecision, check_activation, code_range
 from fxquant.errors import QConfigError, RecipeError, UnknownTargetError
 from fxquant.numerics import sqnr_db
 from fxquant.origin import site_of
+from fxquant.passes._activation_sites import _made
 from fxquant.recipe import Recipe, RecipeRule
 from support.asserts import untouched
+
+with torch_ao.quiet():
+    from torch.ao.quantization import default_fake_quant, default_fused_act_fake_quant
+
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
 class Spiky(nn.Module):
@@ -97,6 +103,7 @@ def test_one_site_left_float_wins_the_model_back_while_all_others_stay_int8():
     found = rows(kept)
     assert [found[name].effective for name in ("a", "mean", "fc")] == ["int8"] * 3
     assert found["b"].reason.startswith("its output stays float32, by activation rule 1 of the recipe; ")
+    assert found["b"].effective == ("int8" if HAS_ONEDNN else "int8 weights")
     assert found["c"].reason.startswith("its input stays float32, by activation rule 1 of the recipe; ")
     assert all(codes.dtype is torch.int8 for name, codes in kept.state_dict().items() if name.endswith(".weight"))
 
@@ -198,6 +205,19 @@ def test_a_site_that_matches_nothing_is_an_error_with_the_nearest_name():
         with_sites(model, VECTORS, ActivationRule(("lefd",), keep="float"))
     assert caught.value.code == "FXQ110" and "'lefd' (activation rule 1 of the recipe)" in caught.value.message
     assert "left" in caught.value.hint
+
+
+@pytest.mark.parametrize("said", [{"num_bits": 4}, {"observer": "minmax"}, {"num_bits": 3, "dtype": "int8"}])
+@pytest.mark.parametrize("kind", ["fused", "plain"])
+def test_in_training_a_fake_quantize_takes_the_place_of_one(kind, said):
+    with torch_ao.quiet():
+        old = {"fused": default_fused_act_fake_quant, "plain": default_fake_quant}[kind]()
+    made = _made(old, SiteDecision("a", ActivationRule(("a",), **said), "a rule"))
+    x = torch.randn(64)
+    assert hasattr(made, "activation_post_process")
+    limits = code_range(str(made.dtype).removeprefix("torch."), said.get("num_bits", 8))
+    assert "num_bits" not in said or (made.quant_min, made.quant_max) == limits
+    assert len(made(x).unique()) <= 1 << said.get("num_bits", 8)
 
 
 # Text ---------------------------------------------------------------------------------------------------------------

@@ -10,12 +10,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import fxquant
-from fxquant import recipe
+from fxquant import calibration, recipe, rounds
 from fxquant.chains import LINKS, USUAL
 from fxquant.errors import FxQuantError, LoweringError, QConfigError
+from fxquant.linking import chained
 from fxquant.numerics import sqnr_db
-from fxquant.passes import _packing
+from fxquant.passes import _packing, insert_observers
+from fxquant.passes.select_qconfigs import is_declined
+from fxquant.plan import Decision, Mode
 from fxquant.program import Stage
+from fxquant.rounds import _fallen
+from fxquant.tools.digits_models import MODELS
 from support.asserts import untouched
 from support.compiling import ENGINES
 from support.small import AGREE, BETTER
@@ -253,3 +258,130 @@ def test_a_chain_and_tables_in_one_rule_are_refused():
     with pytest.raises(QConfigError, match="scheme is 'scheme and weight'") as caught:
         recipe.parse('schema = 1\n[[rule]]\ntargets = ["*"]\nscheme = ["int8"]\nweight = { dtype = "int8" }\n')
     assert caught.value.code == "FXQ102"
+
+
+# Other shapes of models, other ways to compile -----------------------------------------------------------------------
+
+PICTURES = [torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+WEIGHTED_OPS = ("Conv2d", "Linear", "LSTM", "GRU", "TransformerEncoder")
+
+
+@pytest.mark.parametrize("target", ["x86", "onednn"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_hybrid_preset_leaves_no_layer_with_weights_float(name, target, tmp_path):
+    model = seeded(MODELS[name])
+    with untouched(model):
+        compiled = fxquant.compile(model, "hybrid", calibration_data=PICTURES, target=target, strict=True)
+    got = [row.effective for row in compiled.ledger.layers if row.op in WEIGHTED_OPS]
+    assert got and all("int8" in effective for effective in got)
+    assert sqnr_db(model(PICTURES[0]), compiled(PICTURES[0])) > 20
+    loaded = fxquant.load(compiled.save(tmp_path / "model.fxq.safetensors"))
+    assert loaded(PICTURES[0]).equal(compiled(PICTURES[0]))
+
+
+def test_the_parts_of_an_attention_fall_together(monkeypatch):
+    _, op, op_relu = _packing.PACKED[F.linear]
+    monkeypatch.setitem(_packing.PACKED, F.linear, (_refusing, op, op_relu))
+    model = seeded(MODELS["encoder"])
+    compiled = fxquant.compile(model, "hybrid", calibration_data=PICTURES, target="x86")
+    [row] = [row for row in compiled.ledger.layers if row.op == "TransformerEncoder"]
+    assert compiled.plan[row.site].mode == "weight-only" and row.code == "FXQ510"
+    assert row.reason.startswith("int8, int8-dynamic: x86 refuses its weight: no such weight; ")
+    assert row.effective.startswith("int8 weights (") and sqnr_db(model(PICTURES[0]), compiled(PICTURES[0])) > 30
+
+
+def test_a_layer_without_observers_falls_before_any_data_is_read(monkeypatch):
+    is_landed = insert_observers._is_landed
+    monkeypatch.setattr(
+        insert_observers, "_is_landed", lambda program, node: "body_3" not in node.name and is_landed(program, node)
+    )
+    model = seeded(MODELS["mlp"])
+    calibrating = fxquant.compile(model, "hybrid", example_inputs=PICTURES[0], target="x86", strict=True)
+    assert calibrating.stage is Stage.PREPARED
+    assert calibrating.plan["body_3"].mode == "dynamic"
+    calibrating(PICTURES[0])
+    row = calibrating.convert().ledger["body_3"]
+    assert row.effective == "int8" and row.reason.startswith(
+        "int8: the engines have no int8 kernel for LinearReLU here"
+    )
+
+
+def test_a_pipeline_that_ends_early_decides_as_far_as_it_comes():
+    case = BETTER["conv_circular"]
+    pipeline = fxquant.default_pipeline().until(Stage.CONVERTED)
+    compiled = fxquant.compile(
+        case.make(), "hybrid", calibration_data=case.batches(2, 16), target="x86", passes=pipeline
+    )
+    assert compiled.stage is Stage.CONVERTED and compiled.plan[compiled.ledger.layers[0].site].mode == "static"
+
+
+def test_a_compressed_model_takes_a_chain_and_stays_as_it_is():
+    case = BETTER["conv_circular"]
+    made = fxquant.compress(case.make(), [])
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    compiled = fxquant.compile(made, "hybrid", calibration_data=case.batches(2, 16), target="x86")
+    assert compiled.ledger.layers[0].code == "FXQ510"
+    assert all(value.equal(before[name]) for name, value in made.state_dict().items())
+    assert made.ledger.layers[0].code == "", "its own ledger tells nothing of this"
+
+
+def test_the_stages_of_a_model_with_two_rounds_are_those_of_the_last_one():
+    case = BETTER["conv_circular"]
+    seen = []
+    compiled = fxquant.compile(
+        case.make(), "hybrid", calibration_data=case.batches(2, 16), target="x86", observers=[seen.append]
+    )
+    assert [record.name for record in seen] == [record.name for record in compiled.history]
+    observers = [node for node in compiled.snapshot("prepared") if "Observer" in node.kind]
+    assert observers == [], "the layer that fell needs none"
+    assert compiled.diff("traced", "lowered").counts
+
+
+# The pieces ---------------------------------------------------------------------------------------------------------
+
+
+def decision(mode, requested, why):
+    return Decision("site", "fc", "Linear", mode, object() if mode is not Mode.FLOAT else None, requested, why)
+
+
+def test_where_all_that_was_asked_is_refused_the_site_is_declined():
+    refused = decision(Mode.FLOAT, "static quint8", "kept float because 'x86' serves quint8 (rule 1)")
+    left_out = decision(Mode.FLOAT, "float32", "no rule matches")
+    found = chained([("int8", refused), ("float16", left_out)], "chain c", is_explicit=True)
+    assert is_declined(found) and found.requested == "int8 → float16" and found.is_explicit
+    assert found.why == (
+        "kept float because no link serves it: int8: 'x86' serves quint8 (rule 1); float16: asks nothing for 'Linear' "
+        "(chain c)"
+    )
+    end = decision(Mode.FLOAT, "float32", "-")
+    allowed = chained([("int8", refused), ("float", end)], "chain c", is_explicit=False)
+    assert not is_declined(allowed) and allowed.tried == (("int8", "'x86' serves quint8 (rule 1)"),)
+
+
+def test_falling_tells_the_whole_way_and_says_a_reason_once():
+    modes = ((Mode.STATIC, "int8"), (Mode.DYNAMIC, "int8-dynamic"), (Mode.WEIGHT_ONLY, "int8-weight-only"))
+    steps = [(name, decision(mode, str(mode), "its rule")) for mode, name in modes]
+    first = chained(steps, "chain c", is_explicit=False)
+    second = first.fall("no kernel")
+    third = second.fall("no kernel")
+    assert [step.mode for step in (first, second, third)] == [Mode.STATIC, Mode.DYNAMIC, Mode.WEIGHT_ONLY]
+    assert second.why == "int8: no kernel; int8-dynamic by its rule (chain c)"
+    assert third.why == "int8, int8-dynamic: no kernel; int8-weight-only by its rule (chain c)"
+    assert third.fallbacks == ()
+    last = _fallen(first, "no kernel", is_last=True)
+    assert last.mode is Mode.WEIGHT_ONLY and "int8-dynamic: not tried, so that this ends; " in last.why
+
+
+def test_more_batches_than_are_kept_is_said(monkeypatch):
+    for module in (calibration, rounds):
+        monkeypatch.setattr(module, "MOST_KEPT", 2)
+    case = BETTER["conv_circular"]
+    compiled = fxquant.compile(
+        nn.Sequential(case.make(), nn.Conv2d(4, 2, 1)).eval(),
+        "hybrid",
+        calibration_data=case.batches(5, 16),
+        target="x86",
+    )
+    assert "the next round of a chain saw 2 batches again: no more are kept" in [
+        row.reason for row in compiled.ledger.notices if row.code == "FXQ309"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,12 @@ from hypothesis import strategies as st
 import fxquant
 from fxquant.numerics import sqnr_db
 from fxquant.recipe import Recipe, RecipeRule
+from fxquant.testing import recipes
 from fxquant.tools.digits_models import Hybrid, Mlp
+from support.asserts import untouched
+from support.counting import counted
+from support.drawn_models import drawn, engines
+from support.scale import examples
 
 FLOOR_DB = 25
 SCHEMES = ("int8", "int8-dynamic", "int8-weight-only", "float16", "float")
@@ -51,7 +57,7 @@ def compiled_as(model, names, schemes, *, rest, target):
     return fxquant.compile(model, recipe, calibration_data=BATCHES, target=target)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("name", MODELS)
 def test_any_assignment_of_modes_is_near_the_float_model_and_says_what_it_is(name, data):
@@ -71,7 +77,7 @@ def test_any_assignment_of_modes_is_near_the_float_model_and_says_what_it_is(nam
     assert loaded(BATCHES[1]).equal(compiled(BATCHES[1]))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.sampled_from(SCHEMES[:-1]), min_size=1, max_size=4, unique=True),
     st.booleans(),
@@ -88,3 +94,38 @@ def test_any_chain_gives_each_layer_its_first_link_that_runs(links, is_float_las
         assert compiled.plan[rows[layer].site].mode == wanted
         assert rows[layer].effective in GOT[wanted]
     assert sqnr_db(model(BATCHES[0]), compiled(BATCHES[0])) > FLOOR_DB
+
+
+def copied(args):
+    """Drawn models may write to their arguments."""
+    return tuple(argument.clone() for argument in args)
+
+
+def tensors(result):
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+CHAINS = ("hybrid", ("int8", "int8-dynamic", "float"), ("int8", "int8-weight-only"), "int8")
+
+
+@examples(0.3)
+@given(spec=drawn(), target=engines, chain=st.sampled_from(CHAINS), data=st.data())
+def test_any_chain_and_any_activation_rules_on_any_model_give_one_that_runs_and_survives_a_file(
+    spec, target, chain, data
+):
+    model = spec.build()
+    sites = data.draw(recipes(model).filter(lambda recipe: recipe.activations), label="rules from").activations
+    recipe = Recipe((RecipeRule(("*",), scheme=chain),), activations=tuple(replace(said, ignore=()) for said in sites))
+    counted("drawn hybrid")
+    with untouched(model):
+        made = fxquant.compile(model, recipe, calibration_data=spec.batches(), target=target)
+    with torch.no_grad():
+        wanted = tensors(spec.build()(*copied(spec.inputs(7, 3))))
+    found = tensors(made(*copied(spec.inputs(7, 3))))
+    assert [value.shape for value in found] == [value.shape for value in wanted]
+    assert all(bool(value.isfinite().all()) for value in found)
+    assert [row.site for row in made.ledger.layers if not row.effective] == []
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = fxquant.load(made.save(Path(folder) / "hybrid.fxq.safetensors"))
+    again = tensors(loaded(*copied(spec.inputs(7, 3))))
+    assert all(one.equal(other) for one, other in zip(found, again, strict=True))

@@ -49,6 +49,14 @@ def test_what_was_calibrated_on_little_says_so(nets, capsys, factory, options, t
     assert [note.split(":")[0] for note in compiled(capsys, f"{nets}:{factory}", *options)["notes"]] == [told]
 
 
+def test_presets_with_commas_between_them_are_a_chain(nets, capsys):
+    told = compiled(capsys, f"{nets}:make", "--mapping", "int8-dynamic, int8-weight-only,float")
+    assert {row["op"]: row["effective"] for row in told["ledger"] if row["module"] in ("conv.0", "head")} == {
+        "Conv2d": "int8 weights",
+        "Linear": "int8",
+    }
+
+
 def test_two_runs_give_the_same_but_for_the_time(nets, capsys):
     first, second = (compiled(capsys, f"{nets}:make", "--shape", "2,3,6,6") for _ in range(2))
     del first["passes"], second["passes"]
@@ -80,6 +88,7 @@ def test_a_report_is_written_whole(nets, tmp_path, capsys):
     [
         (("make",), "FXQ301", 4),
         (("make", "--mapping", "int9", "--shape", "2,3,6,6"), "FXQ1", 2),
+        (("make", "--mapping", "float,int8", "--shape", "2,3,6,6"), "FXQ125", 2),
         (("make", "--target", "nope"), "FXQ109", 2),
         (("make", "--shape", "2,5"), "FXQ304", 4),
         (("snapped",), "FXQ115", 2),
