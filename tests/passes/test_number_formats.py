@@ -367,7 +367,9 @@ def test_attention_is_a_layer_with_weights_for_rules_that_do_not_name_it(choose)
     model, x = make(Attending), torch.randn(2, 5, 8)
     mapping = QConfigMapping()
     for qconfig in (fxquant.qconfig("int4"), per_channel_dynamic_qconfig):
-        mapping = mapping.set_global(qconfig) if choose == "everything" else mapping.set_module_name_regex(".*", qconfig)
+        mapping = (
+            mapping.set_global(qconfig) if choose == "everything" else mapping.set_module_name_regex(".*", qconfig)
+        )
         found = {row.module: row.effective for row in compiled_with(model, mapping, x).ledger.layers}
         held = "int4 weights" if qconfig is not per_channel_dynamic_qconfig else "int8"
         assert all(found[name].startswith(held) for name in ("encoder", "attn")), found
