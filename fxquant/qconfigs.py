@@ -27,7 +27,7 @@ ATTENTION = frozenset({"MultiheadAttention", "TransformerEncoderLayer", "Transfo
 SERVED: dict[Mode, frozenset[str]] = {  # the layers that have a form in each mode; STATIC is every other layer's affair
     Mode.DYNAMIC: LINEAR | RECURRENT | ATTENTION,
     Mode.WEIGHT_ONLY: LINEAR | CONV | CONV_TRANSPOSE | EMBEDDING | RECURRENT | ATTENTION,
-    Mode.FLOAT16: LINEAR | ATTENTION | {"LSTM"},
+    Mode.FLOAT16: LINEAR | CONV | CONV_TRANSPOSE | EMBEDDING | RECURRENT | ATTENTION,
     Mode.BFLOAT16: LINEAR | CONV | CONV_TRANSPOSE | EMBEDDING | RECURRENT | ATTENTION,
 }
 HELD = WEIGHTED - {"PReLU", "prelu"} | ATTENTION  # whose weights can be held in groups or in a small float format

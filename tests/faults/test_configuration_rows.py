@@ -158,7 +158,7 @@ def test_row_36_a_catastrophic_regex_does_not_hang():
 def test_row_37_lists_the_presets():
     with pytest.raises(QConfigError) as caught:
         plan(mapping("global", "int8"))
-    assert "int8, int8-dynamic, int8-weight-only, float16" in caught.value.hint
+    assert "int8, int8-dynamic, int8-weight-only, int4-weight-only, float16, bfloat16, float8" in caught.value.hint
 
 
 def test_row_37_an_observer_instance_is_refused_even_where_torch_lets_it_pass():

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 import fxquant
 from fxquant import float_formats, groups, qdq, torch_ao
@@ -100,7 +101,7 @@ def everywhere(**options):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     ("weight", "held", "least_db"),
-    [("int4", "int4 weights", 12), ("bfloat16", "bfloat16 weights", 38), ("float8_e4m3", "float8_e4m3fn weights", 22),
+    [("int4", "int4 weights", 12), ("bfloat16", "bfloat16 weights", 38), ("float16", "float16 weights", 60), ("float8_e4m3", "float8_e4m3fn weights", 22),
      ("e3m2", "e3m2 weights", 16), ("e5m8", "e5m8 weights", 45)],
 )  # fmt: skip
 def test_weights_alone_on_every_kind_of_layer(case, weight, held, least_db, tmp_path):
@@ -108,7 +109,7 @@ def test_weights_alone_on_every_kind_of_layer(case, weight, held, least_db, tmp_
     compiled = compiled_with(model, everywhere(weight=weight), x)
     expected = model(x).detach()
     for row in rows(compiled).values():
-        if (row.op, weight) != ("EmbeddingBag", "bfloat16"):
+        if row.op != "EmbeddingBag" or not weight.endswith("float16"):
             assert (row.effective, row.code) == (held, ""), row
     assert fxquant.sqnr_db(expected, compiled(x)) > least_db
     loaded = fxquant.load(compiled.save(tmp_path / "m.fxq.safetensors"))
@@ -373,3 +374,32 @@ def test_attention_is_a_layer_with_weights_for_rules_that_do_not_name_it(choose)
         found = {row.module: row.effective for row in compiled_with(model, mapping, x).ledger.layers}
         held = "int4 weights" if qconfig is not per_channel_dynamic_qconfig else "int8"
         assert all(found[name].startswith(held) for name in ("encoder", "attn")), found
+
+
+class Stated(nn.Module):
+    """A recurrent layer with the state that it is given, all of its results."""
+
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.rnn = kind(6, 5, **options)
+
+    def forward(self, x, *state):
+        return self.rnn(x, state if len(state) > 1 else state[0]) if state else self.rnn(x)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 6), (4, 6)], ids=["batched", "one sequence"])
+@pytest.mark.parametrize("has_state", [True, False])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True}], ids=str)
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_on_widened_weights_are_the_canonical_ones(kind, options, has_state, shape):
+    model, x = make(Stated, kind, **options), torch.randn(shape)
+    batch = () if len(shape) == 2 else (shape[0] if options else shape[1],)
+    one = torch.randn(4 if options else 1, *batch, 5)
+    state = ((one, one / 2) if kind is nn.LSTM else (one,)) if has_state else ()
+    for weight in ("int4", "bfloat16"):
+        mapping = everywhere(weight=weight)
+        compiled = fxquant.compile(model, mapping, example_inputs=(x, *state), target="x86")
+        assert f"torch's {kind.__name__.lower()}_on_widened_weights" in rows(compiled)["rnn"].reason
+        found, expected = (tree_leaves(of(x, *state)) for of in (compiled.graph_module, compiled.canonical))
+        pairs = list(zip(found, expected, strict=True))
+        assert len(pairs) > 1 and all(torch.allclose(*pair, atol=1e-5) for pair in pairs)
