@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,8 +166,9 @@ def _reader(student: nn.Module, source: Any) -> Reader:
 
 
 def _length(source: Any) -> int:
-    if isinstance(source, Sized):
-        return len(source)
+    with suppress(TypeError):  # a DataLoader over a stream has __len__, and raises
+        if isinstance(source, Sized):
+            return len(source)
     raise _misuse(f"a {type(source).__name__} of batches has no length", "say how many steps: steps=")
 
 
