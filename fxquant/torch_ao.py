@@ -61,9 +61,6 @@ def engine(name: str) -> Iterator[None]:
     """The process-global quantized engine is `name` inside the block, and as before after it; one thread at a time."""
     with _ENGINE_LOCK:
         before = torch.backends.quantized.engine
-        if before == name:
-            yield
-            return
         torch.backends.quantized.engine = name
         try:
             yield
@@ -327,19 +324,21 @@ def raw_quantize(
     *,
     in_place: bool = False,
 ) -> fx.GraphModule:
-    """What torch alone makes of a model: prepare_fx → calibrate → convert_fx, for the engine that is set now.
-
-    Tests and benches hold fxquant to it. `in_place` skips the copy that keeps `.qconfig` marks off the model.
-    """
-    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
-
+    """What torch alone makes of a model, the engine being set: the oracle. `in_place`: the model itself is marked."""
     with quiet(), torch.no_grad():
         own = model if in_place else copy.deepcopy(model)
-        prepared = prepare_fx(own.eval(), qconfig_mapping, example_inputs)
+        prepared = raw_fx("prepare_fx")(own.eval(), qconfig_mapping, example_inputs)
         for batch in batches:
             prepared(*batch)
-        converted: fx.GraphModule = convert_fx(prepared)
+        converted: fx.GraphModule = raw_fx("convert_fx")(prepared)
     return converted
+
+
+def raw_fx(name: str) -> Any:
+    """A function of torch's FX mode, or of its mappings: 'prepare_qat_fx', 'get_default_qat_qconfig_mapping'."""
+    from torch.ao.quantization import quantize_fx
+
+    return getattr(quantize_fx, name, None) or getattr(_ao(), name)
 
 
 def raw_mapping(engine_name: str) -> Any:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.errors import NonFiniteError
-from fxquant.observation import read_qparams
+from fxquant.observation import PLAIN, read_qparams
 
 AVERAGING = 0.01  # of an activation's range, where its observer has no constant of its own: torch.ao's default
 FOLLOWS = 1.0  # the range is that of the present values: what a min-max observer sees of a weight
@@ -254,6 +254,12 @@ def grid_of(observer: Any, *, is_weight: bool = False) -> Grid:
     if hasattr(inner, "min_val"):
         return grid
     return replace(grid, fixed=(_float32(float(inner.scale)), int(inner.zero_point)))
+
+
+def has_grid(observer: Any) -> bool:
+    """Is what it asks for one scale a tensor or channel, of whole numbers?"""
+    inner = getattr(observer, "activation_post_process", observer)
+    return observer.dtype in PLAIN and all(hasattr(inner, name) for name in ("qscheme", "quant_min", "quant_max"))
 
 
 def seen_range(observer: Any) -> tuple[Tensor, Tensor] | None:

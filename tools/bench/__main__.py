@@ -13,6 +13,7 @@ BENCHES = {
     "bounds": "derived error bounds and estimates over measured errors, on every model of the zoo",
     "graphs": "snapshots and diffs of 10,000 nodes, DOT of 1,500, analyses",
     "artifacts": "loading a saved model against rebuilding it, and its bytes over the payload",
+    "qat": "points that QAT wins back of those 4-bit weights lose, and its step against raw prepare_qat_fx",
     "peak_memory": "one model on one side, in this process (raw_fx calls it)",
 }
 
