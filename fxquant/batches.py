@@ -67,7 +67,7 @@ class Batches:
                 f"{name} is {_told(data)}, which holds no batches",
                 hint="give a tensor, a list of batches or a DataLoader",
             )
-        self.length = 1 if is_one else len(data) if isinstance(data, Sized) else None
+        self.length = 1 if is_one else length_of(data)
         self._rest = _guarded((data,) if is_one else data, name.replace("_", " "))
         self.first = next(self._rest, None)
 
@@ -78,6 +78,14 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(()) if self.first is None else chain((self.first,), self._rest)
+
+
+def length_of(data: Iterable[Any]) -> int | None:
+    """How many batches there are, where that is known: a DataLoader over a stream has a __len__, which raises."""
+    try:
+        return len(data) if isinstance(data, Sized) else None
+    except TypeError:
+        return None
 
 
 def _guarded(data: Iterable[Any], name: str) -> Generator[Any, None, None]:

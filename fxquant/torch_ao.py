@@ -63,9 +63,6 @@ def engine(name: str) -> Iterator[None]:
     """The process-global quantized engine is `name` inside the block, and as before after it; one thread at a time."""
     with _ENGINE_LOCK:
         before = torch.backends.quantized.engine
-        if before == name:
-            yield
-            return
         torch.backends.quantized.engine = name
         try:
             yield
@@ -317,26 +314,21 @@ def raw_quantize(
     *,
     in_place: bool = False,
 ) -> fx.GraphModule:
-    """What torch alone makes of a model: prepare_fx → calibrate → convert_fx, for the engine that is set now.
-
-    Tests and benches hold fxquant to it. `in_place` skips the copy that keeps `.qconfig` marks off the model.
-    """
-    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
-
+    """What torch alone makes of a model, the engine being set: the oracle. `in_place`: the model itself is marked."""
     with quiet(), torch.no_grad():
         own = model if in_place else copy.deepcopy(model)
-        prepared = prepare_fx(own.eval(), qconfig_mapping, example_inputs)
+        prepared = raw_fx("prepare_fx")(own.eval(), qconfig_mapping, example_inputs)
         for batch in batches:
             prepared(*batch)
-        converted: fx.GraphModule = convert_fx(prepared)
+        converted: fx.GraphModule = raw_fx("convert_fx")(prepared)
     return converted
 
 
-def raw_quantize_dynamic(model: nn.Module) -> nn.Module:
-    """What eager mode makes of a model's Linear, LSTM and GRU layers, for the engine that is set now."""
-    with quiet():
-        made: nn.Module = _ao().quantize_dynamic(model, {nn.Linear, nn.LSTM, nn.GRU}, dtype=torch.qint8)
-    return made
+def raw_fx(name: str) -> Any:
+    """A function of FX mode ('prepare_qat_fx'), or any other of torch.ao's ('quantize_dynamic')."""
+    from torch.ao.quantization import quantize_fx
+
+    return getattr(quantize_fx, name, None) or getattr(_ao(), name)
 
 
 def raw_mapping(engine_name: str) -> Any:

@@ -32,7 +32,7 @@ from fxquant.program import Program, Stage
 from fxquant.targets import has_saturation_risk, isa
 from fxquant.torch_ao import quiet, split_fused
 from fxquant.training.agreement import mark_in_float
-from fxquant.training.fake_quantizer import FakeQuantizer, grid_of, seen_range
+from fxquant.training.fake_quantizer import FakeQuantizer, grid_of, has_grid, seen_range
 from fxquant.training.layers import DynamicInput, QATEmbedding, QATLayer
 from fxquant.training.recurrent_layer import QATRecurrent
 
@@ -148,7 +148,7 @@ def _replace_layer(program: Program, node: fx.Node, ledger: Ledger) -> int:
         elif handled_by(node) is not None:
             _trains_in_float(node, ledger, "its handler's observed module is what trains")
         return 0
-    if isinstance(base, nn.Embedding) and decision.mode is Mode.WEIGHT_ONLY:
+    if isinstance(base, nn.Embedding) and decision.mode is Mode.WEIGHT_ONLY and has_grid(_weight_observer(decision)):
         _put(program, node, QATEmbedding(base, _weight_quantizer(decision, base.weight, node)))
         return 1
     if _recurrent.is_recurrent(base) and decision.mode is Mode.DYNAMIC:
@@ -169,11 +169,14 @@ def _replace_weighted(
         is_reduced = program.target in ("x86", "fbgemm") or has_saturation_risk(program.target, isa())
         dynamic = DynamicInput(is_reduced=is_reduced)
     made = QATLayer(layer, folded.norms, None, has_relu=has_relu, input_fake_quant=dynamic, norm_names=folded.names)
+    if is_rounded and not has_grid(_weight_observer(decision)):
+        _put(program, node, made)
+        return _trains_in_float(node, ledger, "its weights are no grid of one scale a tensor or channel")
     if is_rounded:
         made.weight_fake_quant = _weight_quantizer(decision, made.folded()[0], node)
     _put(program, node, made)
-    if decision.mode is Mode.FLOAT16:
-        return _trains_in_float(node, ledger, "float16 keeps what training can tell: it is trained in float")
+    if not is_rounded and decision.mode is not Mode.STATIC:
+        return _trains_in_float(node, ledger, f"{decision.mode} keeps what training can tell: it is trained in float")
     return int(is_rounded)
 
 
@@ -199,10 +202,14 @@ def _decision(program: Program, node: fx.Node) -> Decision | None:
     return program.plan.of(node)
 
 
-def _weight_quantizer(decision: Decision, weight: Tensor, node: fx.Node, name: str = "weight") -> FakeQuantizer:
+def _weight_observer(decision: Decision) -> Any:
     qconfig: Any = decision.qconfig
     with quiet():
-        grid = grid_of(qconfig.weight(), is_weight=True)
+        return qconfig.weight()
+
+
+def _weight_quantizer(decision: Decision, weight: Tensor, node: fx.Node, name: str = "weight") -> FakeQuantizer:
+    grid = grid_of(_weight_observer(decision), is_weight=True)
     channels = None if grid.axis is None else int(weight.shape[grid.axis])
     made = FakeQuantizer(grid, channels=channels, name=f"{node.target}.{name}")
     rows = weight.detach().flatten() if grid.axis is None else weight.detach().transpose(0, grid.axis).flatten(1)

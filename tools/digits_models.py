@@ -133,6 +133,11 @@ def labelled_batches(digits: Digits, size: int = 90) -> Sequence[tuple[torch.Ten
     return list(pairs)
 
 
+def labelled_training_batches(digits: Digits, size: int = BATCH_SIZE) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
+    """The training set as (pictures, labels) batches, in order."""
+    return list(zip(torch.split(digits.train_images, size), torch.split(digits.train_labels, size), strict=True))
+
+
 def accuracy_on_test(model: nn.Module, digits: Digits) -> float:
     """Share of the test pictures that a model, float or compiled, classifies right."""
     with torch.no_grad():

@@ -4,8 +4,9 @@
     ∂y/∂x = 1 where the code lies within low..high, else 0        (the straight-through estimator: Bengio et al., 2013)
 
 A range gives the scale and zero point that torch trains with: those of the observer or, where the qconfig has
-torch's fused fake quantize, of that op. They differ for symmetric ranges: an observer's reaches half a step beyond the
-last code (the largest weight is clipped and gets no gradient), the fused op's ends at it and so has wider steps.
+torch's fused fake quantize, of that op. They differ for symmetric ranges: the fused op's ends at the last code, an
+observer's half a step beyond it, which is a tie: rounded outwards, clipped, and left without a gradient. A millionth on
+the scale keeps the largest weight on this side of it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.errors import NonFiniteError
-from fxquant.observation import read_qparams
+from fxquant.observation import PLAIN, read_qparams
 
 AVERAGING = 0.01  # of an activation's range, where its observer has no constant of its own: torch.ao's default
+_BEFORE_THE_TIE = 1 - 1e-6
 FOLLOWS = 1.0  # the range is that of the present values: what a min-max observer sees of a weight
 
 
@@ -72,7 +74,8 @@ class Grid:
         """By how many steps a symmetric range reaches below and above zero."""
         if self.is_fused:
             return self._middle - self.low, self.high - self._middle
-        return (self.high - self.low) / 2, (self.high - self.low) / 2
+        half = (self.high - self.low) / 2 * _BEFORE_THE_TIE
+        return half, half
 
     @property
     def _middle(self) -> int:
@@ -171,7 +174,7 @@ class FakeQuantizer(nn.Module):
             raise NonFiniteError(
                 "FXQ302",
                 f"'{self.name}' gave NaN or infinity while it was trained",
-                hint="training diverged: lower the learning rate, clip gradients, and go back to the last good state",
+                hint="the batch holds some, or training diverged: lower the learning rate, resume from a good state",
                 module=self.name,
             )
         return low, high
@@ -254,6 +257,12 @@ def grid_of(observer: Any, *, is_weight: bool = False) -> Grid:
     if hasattr(inner, "min_val"):
         return grid
     return replace(grid, fixed=(_float32(float(inner.scale)), int(inner.zero_point)))
+
+
+def has_grid(observer: Any) -> bool:
+    """Is what it asks for one scale a tensor or channel, of whole numbers?"""
+    inner = getattr(observer, "activation_post_process", observer)
+    return observer.dtype in PLAIN and all(hasattr(inner, name) for name in ("qscheme", "quant_min", "quant_max"))
 
 
 def seen_range(observer: Any) -> tuple[Tensor, Tensor] | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fxquant.batches import Batches, Reader, reader_for
+from fxquant.batches import Batches, Reader, length_of, reader_for
 from fxquant.distilling import ALPHA, TEMPERATURE, Distillation
 from fxquant.errors import NonFiniteError, UsageError
 from fxquant.ledger import Ledger
@@ -165,8 +165,9 @@ def _reader(student: nn.Module, source: Any) -> Reader:
 
 
 def _length(source: Any) -> int:
-    if isinstance(source, Sized):
-        return len(source)
+    length = length_of(source)
+    if length is not None:
+        return length
     raise _misuse(f"a {type(source).__name__} of batches has no length", "say how many steps: steps=")
 
 

@@ -55,3 +55,12 @@ def test_a_label_is_left_out_where_the_model_takes_one_input_and_a_notice_says_s
     reader = reader_for(model, Batches([batch]), example, ledger)
     assert reader.is_labelled is is_labelled
     assert [row.code for row in ledger.notices] == (["FXQ308"] if is_labelled else [])
+
+
+def test_a_loader_over_a_stream_has_no_length_and_is_read():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter([X, X])
+
+    data = Batches(torch.utils.data.DataLoader(Stream(), batch_size=None))
+    assert data.length is None and len(list(data)) == 2

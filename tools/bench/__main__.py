@@ -18,6 +18,7 @@ BENCHES = {
     "dynamic": "int8-dynamic against eager mode's quantize_dynamic: latency and SQNR",
     "techniques": "every technique on one model: accuracy, size, latency (the table of the README)",
     "pruning": "latency of the float ResNet-18 at half its MACs, and accuracy of the digits CNN after fine-tuning",
+    "qat": "points that QAT wins back of those 4-bit weights lose, and its step against raw prepare_qat_fx",
     "peak_memory": "one model on one side, in this process (raw_fx calls it)",
 }
 

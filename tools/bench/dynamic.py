@@ -34,16 +34,17 @@ def main(models: str, engines: str, rounds: int, quick: bool, tests: str | None,
 
 def _checks(name: str, case: Any, engine_name: str, *, full: bool, rounds: int) -> list[Check]:
     import torch
+    from torch import nn
 
     import fxquant
     from fxquant.comparing.timing import interleaved, ratio
-    from fxquant.torch_ao import engine, raw_quantize_dynamic
+    from fxquant.torch_ao import engine, quiet, raw_fx
 
     model, inputs = case.make(full=full), case.inputs(0, 16, full=full)
     ours = fxquant.compile(model, "int8-dynamic", target=engine_name, example_inputs=inputs)
     found = []
-    with engine(engine_name), torch.no_grad():
-        eager = raw_quantize_dynamic(model)
+    with engine(engine_name), quiet(), torch.no_grad():
+        eager = raw_fx("quantize_dynamic")(model, {nn.Linear, nn.LSTM, nn.GRU}, dtype=torch.qint8)
         gained = fxquant.sqnr_db(_first(model(*inputs)), _first(ours(*inputs))) - fxquant.sqnr_db(
             _first(model(*inputs)), _first(eager(*inputs))
         )
