@@ -27,13 +27,14 @@ _FACTORIES = (
 def recorded_calls() -> Iterator[None]:
     """Patch what fx cannot see; put everything back on the way out."""
     apply, is_tensor = torch.autograd.Function.__dict__.get("apply"), torch.is_tensor
-    script_call = torch.jit.ScriptFunction.__call__
+    script_call, finfo = torch.jit.ScriptFunction.__call__, torch.finfo
     factories = {name: getattr(torch, name) for name in _FACTORIES}
     packers = {function.__name__: function for function in RECORDED}
     try:
         torch.autograd.Function.apply = classmethod(_recorded_apply(apply))  # type: ignore[assignment,method-assign]
         torch.jit.ScriptFunction.__call__ = _recorded_script(script_call)  # type: ignore[method-assign]
         torch.is_tensor = _is_tensor  # type: ignore[assignment]
+        torch.finfo = _recorded_finfo(finfo)  # type: ignore[assignment,misc]
         for name, factory in factories.items():
             setattr(torch, name, _recorded(factory))
         for name, packer in packers.items():
@@ -42,7 +43,7 @@ def recorded_calls() -> Iterator[None]:
     finally:
         torch.autograd.Function.apply = apply  # type: ignore[assignment,method-assign]
         torch.jit.ScriptFunction.__call__ = script_call  # type: ignore[method-assign]
-        torch.is_tensor = is_tensor
+        torch.is_tensor, torch.finfo = is_tensor, finfo  # type: ignore[misc]
         for name, factory in factories.items():
             setattr(torch, name, factory)
         for name, packer in packers.items():
@@ -70,6 +71,17 @@ def _recorded(function: Callable[..., Any]) -> Callable[..., Any]:
         )  # fmt: skip
 
     return call
+
+
+def _recorded_finfo(original: Any) -> Callable[..., Any]:
+    """`torch.finfo(scores.dtype).min`: limits of a dtype that an example tells are constants of the graph."""
+
+    def finfo(*dtype: Any) -> Any:
+        proxy = proxy_in(dtype)
+        known = None if proxy is None else proxy.tracer.ranks.dtype_of(proxy.node)  # type: ignore[attr-defined]
+        return original(*dtype) if known is None else original(known)
+
+    return finfo
 
 
 @cache
