@@ -17,6 +17,7 @@ from fxquant.values import known_value
 
 _METHODS = {"half": torch.float16, "bfloat16": torch.bfloat16, "double": torch.float64}
 _CASTS = frozenset({"to", "float", "type", "type_as"})
+_FLOAT_FACTORIES = (torch.zeros, torch.ones, torch.empty, torch.eye, torch.linspace, torch.rand, torch.randn)
 _WAS_CAST = "fxq_was_cast"
 
 
@@ -63,6 +64,8 @@ def _settle_call(node: fx.Node, arrival: Arrival) -> str:
             return "cpu"
         return value
 
+    if node.target in _FLOAT_FACTORIES and "dtype" not in node.kwargs and torch.get_default_dtype() in arrival.cast:
+        node.kwargs = {**node.kwargs, "dtype": torch.get_default_dtype()}  # what it gave in the model as it came
     node.args = fx.node.map_aggregate(node.args, settled)
     node.kwargs = fx.node.map_aggregate(node.kwargs, settled)
     method = str(node.target) if node.op == "call_method" else ""

@@ -34,6 +34,11 @@ class Ranks:
         self.is_asked = True
         return value.dim()
 
+    def dtype_of(self, node: fx.Node) -> torch.dtype | None:
+        """The dtype that a node gives (`x.dtype` as a value); None where it is not known, or is none."""
+        value = None if self._example is None else self._value(node)
+        return value if isinstance(value, torch.dtype) else None
+
     @cached_property
     def _mode(self) -> Any:
         from torch._subclasses.fake_tensor import FakeTensorMode  # imports sympy, so only when it is needed

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxquant.packing import RECORDED
 from fxquant.proxies import is_sizelike
 
 _FACTORIES = (
@@ -26,21 +27,27 @@ _FACTORIES = (
 def recorded_calls() -> Iterator[None]:
     """Patch what fx cannot see; put everything back on the way out."""
     apply, is_tensor = torch.autograd.Function.__dict__.get("apply"), torch.is_tensor
-    script_call = torch.jit.ScriptFunction.__call__
+    script_call, finfo = torch.jit.ScriptFunction.__call__, torch.finfo
     factories = {name: getattr(torch, name) for name in _FACTORIES}
+    packers = {function.__name__: function for function in RECORDED}
     try:
         torch.autograd.Function.apply = classmethod(_recorded_apply(apply))  # type: ignore[assignment,method-assign]
         torch.jit.ScriptFunction.__call__ = _recorded_script(script_call)  # type: ignore[method-assign]
         torch.is_tensor = _is_tensor  # type: ignore[assignment]
+        torch.finfo = _recorded_finfo(finfo)  # type: ignore[assignment,misc]
         for name, factory in factories.items():
             setattr(torch, name, _recorded(factory))
+        for name, packer in packers.items():
+            setattr(torch.nn.utils.rnn, name, _recorded(packer))
         yield
     finally:
         torch.autograd.Function.apply = apply  # type: ignore[assignment,method-assign]
         torch.jit.ScriptFunction.__call__ = script_call  # type: ignore[method-assign]
-        torch.is_tensor = is_tensor
+        torch.is_tensor, torch.finfo = is_tensor, finfo  # type: ignore[misc]
         for name, factory in factories.items():
             setattr(torch, name, factory)
+        for name, packer in packers.items():
+            setattr(torch.nn.utils.rnn, name, packer)
 
 
 def proxy_in(*values: Any) -> fx.Proxy | None:
@@ -64,6 +71,17 @@ def _recorded(function: Callable[..., Any]) -> Callable[..., Any]:
         )  # fmt: skip
 
     return call
+
+
+def _recorded_finfo(original: Any) -> Callable[..., Any]:
+    """`torch.finfo(scores.dtype).min`: limits of a dtype that an example tells are constants of the graph."""
+
+    def finfo(*dtype: Any) -> Any:
+        proxy = proxy_in(dtype)
+        known = None if proxy is None else proxy.tracer.ranks.dtype_of(proxy.node)  # type: ignore[attr-defined]
+        return original(*dtype) if known is None else original(known)
+
+    return finfo
 
 
 @cache
@@ -123,17 +141,31 @@ def isinstance_of_proxy(value: Any, kinds: Any) -> bool:
 
 
 @contextmanager
-def shadowed_isinstance(spaces: dict[int, dict[str, Any]]) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Gives a function that shadows `isinstance` in a module's globals; all shadows go when the block ends."""
+def shadowed_names() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Gives a function that shadows, in a module's globals, `isinstance` and what packs sequences.
+
+    All shadows go when the block ends.
+    """
+    seen: dict[int, dict[str, Any]] = {}
+    replaced: list[tuple[dict[str, Any], str, Any]] = []
 
     def shadow(space: dict[str, Any]) -> None:
-        if id(space) not in spaces and "isinstance" not in space:
-            spaces[id(space)] = space
+        if id(space) in seen:
+            return
+        seen[id(space)] = space
+        for name, value in list(space.items()):
+            if any(value is function for function in RECORDED):  # it may be anything, and compare as it likes
+                replaced.append((space, name, value))
+                space[name] = _recorded(value)
+        if "isinstance" not in space:
+            replaced.append((space, "isinstance", None))
             space["isinstance"] = isinstance_of_proxy
 
     try:
         yield shadow
     finally:
-        for space in spaces.values():
-            del space["isinstance"]
-        spaces.clear()
+        for space, name, value in replaced:
+            if value is None:
+                del space[name]
+            else:
+                space[name] = value

@@ -26,7 +26,7 @@ from fxquant.origin import mark, scope
 from fxquant.program import Program, Stage
 from fxquant.proxies import ARITHMETIC, RecordedProxy, StateProxy, is_sizelike
 from fxquant.ranks import Ranks
-from fxquant.recording import proxy_in, recorded_calls, shadowed_isinstance
+from fxquant.recording import proxy_in, recorded_calls, shadowed_names
 from fxquant.request import CaptureRequest
 from fxquant.signature import Constant, Leaf, Signature
 from fxquant.structure import flatten
@@ -66,7 +66,7 @@ def _traced(tracer: SymbolicTracer, example: Sequence[torch.Tensor] | None) -> f
     name = type(tracer.model).__name__
     try:
         told = autocast_told(tracer.ledger)
-        with recorded_calls(), told, watched(tracer.model), shadowed_isinstance({}) as shadow:
+        with recorded_calls(), told, watched(tracer.model), shadowed_names() as shadow:
             tracer.shadow = shadow
             graph = tracer.trace(_Whole(tracer.model) if tracer.is_whole else _Flat(tracer.model))
         tracer.made.check()

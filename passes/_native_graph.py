@@ -29,6 +29,9 @@ _QUANTIZED = {torch.uint8: torch.quint8, torch.int8: torch.qint8}
 _RELUS = (F.relu, torch.relu)
 
 
+_OF_CODES = frozenset({"dtype", "itemsize", "nbytes", "is_quantized"})  # other answers than the float value gives
+
+
 @dataclass(frozen=True, slots=True)
 class Lowered:
     """The engine's graph, which nodes of it compute which canonical nodes, and what became of each layer."""
@@ -123,7 +126,8 @@ class NativeGraph:
         if node.op == "call_method" and node.target in SHAPE_METHODS and self.is_coded(node.args[0]):
             rest = node.args[1:]
             return adopt(self.graph.call_method(str(node.target), (self.coded(node.args[0]), *rest)), node)
-        if node.op == "call_function" and node.target is getattr and self.is_coded(node.args[0]):
+        is_read = node.op == "call_function" and node.target is getattr and node.args[1] not in _OF_CODES
+        if is_read and self.is_coded(node.args[0]):
             return adopt(self.graph.call_function(getattr, (self.coded(node.args[0]), *node.args[1:])), node)
         made = (
             _native_layers.dynamic_linear(self, node)

@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from fxquant import recurrent
 from fxquant.origin import carry
+from fxquant.packing import is_packed
 from fxquant.passes._fate import Fate
 from fxquant.passes._held import HALF_MODES, HalfWeight, own_ask
 from fxquant.passes._tuples import substitute
@@ -41,7 +42,8 @@ def fate(module: nn.Module, node: fx.Node, decision: Decision) -> Fate | None:
         return Fate(
             Mode.FLOAT, f"the engines' {name} kernel has no projections, this one has proj_size={module.proj_size}"
         )
-    if not isinstance(_arguments(module, node)["input"], fx.Node):
+    given = _arguments(module, node)["input"]
+    if not isinstance(given, fx.Node) or is_packed(given):
         return Fate(Mode.FLOAT, f"its input is a PackedSequence, which the canonical {name} does not take")
     if decision.mode not in (Mode.STATIC, Mode.DYNAMIC):
         return None

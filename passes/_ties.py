@@ -6,7 +6,8 @@ embedding in uint8 rows, head in int8 per channel   →  two tensors, and a noti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,12 +19,18 @@ from fxquant.passes._weights import QuantizedWeight
 from fxquant.sizes import size_bytes, storage_of
 from fxquant.torch_ao import split_fused
 
-Tie = tuple[str, ...]  # dotted names of the called modules that read one weight
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """Called modules that read one weight, by dotted name in graph order."""
+
+    names: tuple[str, ...]
+    is_one_module: bool  # its calls, which unshare gave a copy each and told (FXQ218)
 
 
 def tied_layers(graph_module: fx.GraphModule) -> tuple[Tie, ...]:
     """Called modules whose weights are one tensor, in graph order."""
-    groups: dict[Any, dict[str, None]] = {}
+    groups: dict[Any, dict[str, nn.Module]] = {}
     for node in graph_module.graph.nodes:
         if node.op != "call_module":
             continue
@@ -31,14 +38,19 @@ def tied_layers(graph_module: fx.GraphModule) -> tuple[Tie, ...]:
         weight = getattr(layer, "weight", None)
         if isinstance(weight, torch.Tensor) and weight.numel():
             place = storage_of(weight), weight.storage_offset(), weight.shape, weight.stride()
-            groups.setdefault(place, {})[str(node.target)] = None
-    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+            groups.setdefault(place, {})[str(node.target)] = layer
+    return tuple(Tie(tuple(group), _is_one(group.values())) for group in groups.values() if len(group) > 1)
+
+
+def _is_one(layers: Iterable[nn.Module]) -> bool:
+    """Do they agree in their class and in every parameter?"""
+    return len({(type(layer), *map(id, layer.parameters())) for layer in layers}) == 1
 
 
 def share_codes(graph_module: fx.GraphModule, ties: Sequence[Tie], ledger: Ledger) -> None:
     """Let tied layers read one tensor again where their codes, scales and zero points are equal; say what became."""
-    for names in ties:
-        held = [graph_module.get_submodule(name) for name in names]
+    for tie in ties:
+        held = [graph_module.get_submodule(name) for name in tie.names]
         if not any(isinstance(module, (QuantizedWeight, HalfWeight)) for module in held):
             continue  # all of them stay float: the tie is as it was
         owners: list[nn.Module] = []
@@ -48,7 +60,8 @@ def share_codes(graph_module: fx.GraphModule, ties: Sequence[Tie], ledger: Ledge
                 owners.append(module)
             else:
                 _share(first, module)
-        _tell(names, held, owners, ledger)
+        if len(owners) > 1 or not tie.is_one_module:
+            _tell(tie.names, held, owners, ledger)
 
 
 def _is_alike(left: nn.Module, right: nn.Module) -> bool:
@@ -69,7 +82,7 @@ def _share(first: nn.Module, module: nn.Module) -> None:
         setattr(module, name, getattr(first, name))
 
 
-def _tell(names: Tie, held: Sequence[nn.Module], owners: Sequence[nn.Module], ledger: Ledger) -> None:
+def _tell(names: tuple[str, ...], held: Sequence[nn.Module], owners: Sequence[nn.Module], ledger: Ledger) -> None:
     told = ", ".join(f"'{name}'" for name in names)
     if len(owners) == 1:
         reason = f"the layers {told} share one weight and quantize it alike: its codes are stored once"

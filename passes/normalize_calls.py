@@ -71,6 +71,12 @@ def _modularize(program: Program, node: fx.Node, ledger: Ledger, survey: Survey)
     source = arguments.arguments["input"]
     options = {name: value for name, value in arguments.arguments.items() if name != "input"}
     tensors = _fetch(program, {name: options[name] for name in options if name in TENSORS})
+    other = next((tensor for tensor in (tensors or {}).values() if _is_of_another_float(tensor)), None)
+    if other is not None:
+        dtype = str(other.dtype).removeprefix("torch.")
+        keep_float(node, f"its weight is {dtype}")
+        ledger.decline("FXQ209", node, why=f"its weight is {dtype}: only float32 ones are quantized")
+        tensors = None
     is_plain = not any(_holds_node(options[name]) for name in options if name not in TENSORS)
     built: Built = None
     if is_plain and tensors is not None:
@@ -111,6 +117,10 @@ def _fetch(program: Program, arguments: dict[str, Any]) -> dict[str, torch.Tenso
             return None
         found[name] = tensor
     return found
+
+
+def _is_of_another_float(tensor: torch.Tensor | None) -> bool:
+    return tensor is not None and tensor.is_floating_point() and tensor.dtype is not torch.float32
 
 
 def _is_written(fetched: fx.Node) -> bool:

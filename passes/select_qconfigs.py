@@ -17,6 +17,7 @@ from fxquant.activation_sites import decide_sites
 from fxquant.errors import BackendError, ContractError
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import part_key, part_of, scope, site_of, where
+from fxquant.packing import PACK
 from fxquant.pipeline import Pass
 from fxquant.plan import Decision, Mode, QuantPlan
 from fxquant.policy import Policy
@@ -36,6 +37,7 @@ _PLAIN_METHODS = frozenset(
 _TENSOR_ATTRIBUTES = frozenset({"T", "mT", "H", "mH", "data", "real", "imag", "grad"})
 _PLAIN_FUNCTIONS: frozenset[Any] = frozenset(
     {
+        *PACK,
         torch._assert,
         torch.is_tensor,
         torch.is_floating_point,

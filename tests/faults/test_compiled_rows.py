@@ -67,8 +67,9 @@ def test_row_9_a_rule_for_one_of_two_calls_gets_two_copies_and_the_report_says_w
         ("a", "int8"),
         ("a_1", "float32"),
     ]
-    [(code, reason)] = told(model)
+    [(code, reason), (other, twice)] = told(model)
     assert code == "FXQ218" and "'a_2' at a_1" in reason
+    assert other == "FXQ217" and "'a' holds int8 per tensor, 'a_2' holds float32" in twice
 
 
 def test_row_9_a_rule_for_the_other_name_of_a_module_is_no_silent_loser():

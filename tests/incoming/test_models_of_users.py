@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 import fxquant
-from fxquant.errors import UntraceableError
+from fxquant.errors import UnsavableError, UntraceableError
 from fxquant.numerics import sqnr_db
 from fxquant.structure import flatten
 from support import models_of_users
@@ -56,7 +56,7 @@ def test_its_file_gives_it_back(name, tmp_path):
         assert left.equal(right)
 
 
-@pytest.mark.parametrize("name", ["vit", "t5", "tcn", "tabular"])
+@pytest.mark.parametrize("name", ["vit", "tcn"])
 def test_in_bfloat16_it_is_near_too(name):
     model = model_of_user(name).bfloat16()
     batch = tree_map(lambda value: value.bfloat16() if value.is_floating_point() else value, MODELS_OF_USERS[name][1])
@@ -64,6 +64,44 @@ def test_in_bfloat16_it_is_near_too(name):
     found = called(made, batch)
     assert all(leaf.dtype is torch.float32 for leaf in flatten(found)[0])
     assert worst_db(called(model, batch), found) > FLOOR
+
+
+def test_a_layer_over_packed_sequences_stays_float_and_says_why(tmp_path):
+    batch = MODELS_OF_USERS["packed"][1]
+    made = fxquant.compile(model_of_user("packed"), "int8-dynamic", example_inputs=batch)
+    rows = {row.module: row for row in made.ledger.layers if row.module}
+    assert rows["lstm"].code == "FXQ208" and "PackedSequence" in rows["lstm"].reason
+    assert rows["table"].effective == rows["head"].effective == "int8"
+    with pytest.raises(UnsavableError, match="FXQ611"):
+        made.save(tmp_path / "packed.fxq.safetensors")
+
+
+class PackedTwice(nn.Module):
+    """By the functions' full names, and one recurrent layer after the other."""
+
+    def __init__(self, *, is_branching: bool = False):
+        super().__init__()
+        self.first, self.second = nn.GRU(4, 6, batch_first=True), nn.GRU(6, 5, batch_first=True)
+        self.is_branching = is_branching
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        steps = nn.utils.rnn.pad_packed_sequence(self.second(self.first(packed)[0])[0], batch_first=True)[0]
+        return steps if not self.is_branching or steps.sum() > 0 else -steps
+
+
+def test_packed_sequences_go_through_several_layers_and_torch_is_as_it_was():
+    before = nn.utils.rnn.pack_padded_sequence
+    x, lengths = torch.randn(6, 5, 4), torch.tensor([5, 3, 2, 5, 1, 4])
+    model = PackedTwice().eval()
+    with untouched(model):
+        made = fxquant.compile(model, "int8-dynamic", example_inputs=(x, lengths))
+    assert [row.effective for row in made.ledger.layers if row.op == "GRU"] == ["float32", "float32"]
+    assert torch.equal(made(x, lengths), model(x, lengths))
+    with pytest.raises(UntraceableError):
+        fxquant.compile(PackedTwice(is_branching=True).eval(), "int8-dynamic", example_inputs=(x, lengths))
+    assert nn.utils.rnn.pack_padded_sequence is before is models_of_users.pack_padded_sequence
+    assert "isinstance" not in vars(models_of_users)
 
 
 def test_int_of_a_size_is_told_with_its_line(monkeypatch):

@@ -111,7 +111,10 @@ def test_a_tied_model_computes_the_same_and_its_file_gives_it_back(kind, policy,
 @pytest.mark.parametrize("kind", ALIKE)
 def test_what_is_quantized_alike_is_stored_once(kind, policy, tmp_path):
     made = built(kind, policy)
-    assert told(made)[-1].endswith("quantize it alike: its codes are stored once")
+    if kind is TwoNames:  # one module, as its calls are told (FXQ218)
+        assert told(made) == []
+    else:
+        assert told(made)[-1].endswith("quantize it alike: its codes are stored once")
     weights = {name: tensor for name, tensor in made.state_dict().items() if name.endswith("weight")}
     assert len(weights) > 1 and len({tensor.data_ptr() for tensor in weights.values()}) == 1
     with safe_open(made.save(tmp_path / "tied.fxq.safetensors"), "pt") as file:
