@@ -79,7 +79,7 @@ def _pruned(model: nn.Module, step: PruneChannels, x: torch.Tensor) -> nn.Module
 def _faster(told: str, model: nn.Module, small: nn.Module, x: torch.Tensor, rounds: int) -> Check:
     import torch
 
-    from fxquant.tools.bench.timing import interleaved, ratio
+    from fxquant.comparing.timing import interleaved, ratio
 
     with torch.no_grad():
         timings = interleaved({"float": lambda: model(x), "pruned": lambda: small(x)}, rounds=rounds)

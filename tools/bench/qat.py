@@ -101,7 +101,7 @@ def _models(tests: str | None, *, full: bool) -> dict[str, tuple[nn.Module, Any]
 def _step(name: str, model: nn.Module, inputs: Any, *, rounds: int) -> Check:
     """A whole step (forward, backward, SGD) on both sides, with the same qconfigs."""
     import fxquant
-    from fxquant.tools.bench.timing import interleaved, ratio
+    from fxquant.comparing.timing import interleaved, ratio
 
     raw, mapping = _raw(copy.deepcopy(model), inputs)
     ours = fxquant.compile(model, mapping, mode="qat", example_inputs=(inputs,), target="x86").train()

@@ -64,7 +64,9 @@ class Bench:
 
     def _labelled(self) -> list[Any]:
         """The training set, in batches of (pictures, labels)."""
-        pictures, labels = self.digits.train_images.split(64), self.digits.train_labels.split(64)
+        import torch
+
+        pictures, labels = torch.split(self.digits.train_images, 64), torch.split(self.digits.train_labels, 64)
         return list(zip(pictures, labels, strict=True))
 
     def _qat(self, text: str) -> Callable[[nn.Module], nn.Module]:
