@@ -159,7 +159,9 @@ def _weight_only(program: Program, node: fx.Node, qconfig: object) -> None:
 
 def _dynamic(program: Program, node: fx.Node, qconfig: object) -> None:
     is_reduced = program.target in ("x86", "fbgemm") or has_saturation_risk(program.target, isa())
-    asked = read_qconfig(qconfig, f"the plan, for '{node.target}'").activation
+    decision = program.plan.of(node) if program.plan is not None else None
+    planned = qconfig if decision is None else decision.qconfig  # training has a quantizer of weights in its place
+    asked = read_qconfig(planned, f"the plan, for '{node.target}'").activation
     fmt, bits = format_of(asked), asked.num_bits
 
     def simulated_input(graph: fx.Graph, x: fx.Node, fmt: FloatFormat) -> fx.Node:
