@@ -403,3 +403,20 @@ def test_recurrent_layers_on_widened_weights_are_the_canonical_ones(kind, option
         found, expected = (tree_leaves(of(x, *state)) for of in (compiled.graph_module, compiled.canonical))
         pairs = list(zip(found, expected, strict=True))
         assert len(pairs) > 1 and all(torch.allclose(*pair, atol=1e-5) for pair in pairs)
+
+
+class Squashed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        return torch.sigmoid(self.head(x)) * torch.tanh(x[..., :5])
+
+
+def test_ops_of_a_fixed_range_are_rounded_by_what_was_seen():
+    model = make(Squashed)
+    compiled = compiled_with(model, "float8", STEPS, calibration_data=[STEPS])
+    found = {row.op: row.effective for row in compiled.ledger.layers if row.op in ("sigmoid", "tanh")}
+    assert found == dict.fromkeys(("sigmoid", "tanh"), "simulated float8_e4m3fn")
+    assert fxquant.sqnr_db(model(STEPS).detach(), compiled(STEPS)) > 20
