@@ -17,6 +17,8 @@ _LEVELS = 127.5  # half of the range of a symmetric 8-bit observer, in its scale
 class FloatObserver(Observer):
     """Watches by the observer of torch.ao that `ask` names. To prepare it is one of 8 bits, which it serves alike."""
 
+    quant_min, quant_max = 0, 255  # what prepare asks of observers where the range of an op is fixed
+
     def __init__(self, ask: TensorAsk) -> None:
         super().__init__(dtype=torch.quint8, is_dynamic=ask.is_dynamic)
         self.ask = ask

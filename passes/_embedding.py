@@ -16,7 +16,7 @@ from fxquant.passes._held import HALF_MODES, FloatWeight, GroupedWeight, HalfWei
 from fxquant.passes._weights import QuantizedWeight, fetch, observe_weight, put, quantize_weight
 from fxquant.plan import Decision, Mode
 from fxquant.program import Program
-from fxquant.torch_ao import quiet, rows_qconfig
+from fxquant.torch_ao import quiet, read_qconfig, rows_qconfig
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
@@ -40,11 +40,17 @@ def fate(module: nn.Module, decision: Decision) -> Fate | None:
             why = f"{name} looks up indices, so there is no activation to quantize: "
             if is_own:
                 return Fate(Mode.WEIGHT_ONLY, f"{why}only its table is")
-            return Fate(Mode.WEIGHT_ONLY, f"{why}its rows are int8, as weight-only", rows_qconfig())
+            return Fate(Mode.WEIGHT_ONLY, f"{why}its rows are int8, as weight-only{_bits(decision)}", rows_qconfig())
         case Mode.WEIGHT_ONLY if not is_own and not _has_rows(decision.qconfig):
             why = "the engines read tables of uint8 rows with float scales and zero points, so it has these"
             return Fate(Mode.WEIGHT_ONLY, why, rows_qconfig())
     return None
+
+
+def _bits(decision: Decision) -> str:
+    """What is said where fewer bits were asked than rows have."""
+    asked = read_qconfig(decision.qconfig, "the plan").weight
+    return f" (all 8 bits of them: {asked} was asked, int4 packs up to 4)" if asked.num_bits < 8 else ""
 
 
 def _has_rows(qconfig: Any) -> bool:
