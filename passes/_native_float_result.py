@@ -24,7 +24,7 @@ TARGETS = ("x86", "onednn")  # the engines that may use oneDNN
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FloatResultWeight:
-    """An int8 weight as oneDNN has packed it, for inputs of one scale and zero point. A copy is packed anew."""
+    """An int8 weight as oneDNN has packed it, best for inputs of one scale and zero point. A copy is packed anew."""
 
     codes: Tensor  # int8
     scale: Tensor  # float32, one or one for each output channel; zero points are 0
@@ -56,7 +56,7 @@ class FloatResultWeight:
         weight = self.packed, self.scale, zeros, self.bias
         as_float = 1.0, 0, torch.float32  # no scale and zero point of the result
         after: tuple[str, list[float], str] = "relu" if has_relu else "none", [], ""
-        qx = x.int_repr(), self.x_scale, self.x_zero_point
+        qx = x.int_repr(), x.q_scale(), x.q_zero_point()  # measuring feeds codes of another range
         return op(*qx, *weight, *self.options, *as_float, *after).contiguous()
 
 

@@ -67,6 +67,18 @@ def test_a_copy_and_a_file_have_the_same_bits(name, tmp_path):
     assert fxquant.load(made.save(tmp_path / "layer.fxq.safetensors"))(x).equal(made(x))
 
 
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_it_is_measured_like_any_other_kernel(name):
+    """Alone, fed the float model's own values as codes of a range of their own."""
+    model, x = case(name, nn.ReLU())
+    model = nn.Sequential(nn.ReLU(), *model).eval()
+    rule = RecipeRule(("*",), weight=Weight(), activation=Activation(observer="minmax", reduce_range=True))
+    given = Recipe((rule,), activations=(ActivationRule(("1",), keep="float"),))
+    made = fxquant.compile(model, given, calibration_data=10 * x, target="x86")
+    first, *others = fxquant.measure(made, inputs=x).layers
+    assert first.module == "0" and others and min(layer.own_sqnr_db for layer in others) > 25
+
+
 @pytest.mark.parametrize("target", [name for name in ("fbgemm", "qnnpack") if name in ENGINES])
 def test_other_engines_compute_it_in_float_and_say_so(target):
     model, x = case("conv")
