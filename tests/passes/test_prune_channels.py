@@ -153,8 +153,8 @@ def test_flattening_makes_features_of_each_channel():
         lambda x: x.view(x.shape[0], x.shape[1], 64).transpose(1, 2).permute(0, 2, 1).flatten(1),
         lambda x: x.view(x.shape).flatten(2).unsqueeze(-1).squeeze(-1).reshape(-1, 256),
         lambda x: torch.cat(x.chunk(2, dim=1)[::-1], 1).flatten(1),
-        lambda x: torch.cat(torch.split(x, [1, 3], 1), 1).flatten(1),
-        lambda x: torch.cat([x[:, :1], x[:, 1:]], 1).flatten(1),
+        lambda x: torch.cat(torch.split(x, [2, 2], 1), 1).flatten(1),
+        lambda x: torch.cat([x[:, :2], x[:, 2:]], 1).flatten(1),
         lambda x: torch.cat([x[:, :-2, ..., :], x[:, 2:]], dim=1).flatten(1),
     ],
 )
@@ -162,8 +162,30 @@ def test_channels_are_followed_through_reshapes_and_cuts(reshape):
     model = net(lambda m, x: m.head(reshape(torch.relu(m.conv(x)))), conv=conv(3, 4), head=nn.Linear(256, 5))
     made = pruned(model)
     assert shapes(made)["conv.weight"][0] == 2 and made(PICTURES[:3]).shape == (3, 5)
-    other = shapes(pruned(model, ratio=0.25))
-    assert other["conv.weight"][0] in (3, 4) and other["head.weight"][1] == other["conv.weight"][0] * 64
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda x: torch.split(x, [2, 6], 1), lambda x: (x[:, :2], x[:, 2:]), lambda x: (x[:, :-6], x[:, -6:])]
+)
+def test_slices_of_other_sizes_lose_their_own_share(cut):
+    model = net(
+        lambda m, x: m.head(torch.cat([cut(m.conv(x))[1], cut(m.conv(x))[0]], 1)), conv=conv(3, 8), head=conv(8, 2)
+    )
+    made = pruned(model, ratio=0.67)
+    assert shapes(made)["conv.weight"][0] == 1 + 2 and made(PICTURES).shape == (4, 2, 8, 8)
+
+
+def test_of_each_half_that_forward_cuts_off_something_stays():
+    def forward(m, x):
+        first, second = (F.max_pool2d(m.conv(x).chunk(2, 1)[half], 1) for half in (0, 1))
+        return m.head(torch.cat([first, second], 1))
+
+    model = net(forward, conv=conv(3, 8), head=conv(8, 2))
+    with torch.no_grad():
+        model.conv.weight[:4] *= 0.01  # all of the first half would go
+    made = pruned(model)
+    assert shapes(made)["conv.weight"][0] == 4 and made(PICTURES).shape == (4, 2, 8, 8)
+    assert torch.equal(made.get_submodule("conv").weight[:2].abs() < 0.02, torch.ones(2, 3, 3, 3, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(
