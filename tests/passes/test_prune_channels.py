@@ -532,6 +532,40 @@ def test_groups_can_be_outlined_in_a_picture():
     assert "island 1" in fxquant.draw(captured.graph_module, islands=report.outlines()).dot
 
 
+def test_weights_stay_channels_last_and_frozen():
+    model = residual().to(memory_format=torch.channels_last)
+    model.stem.weight.requires_grad_(False)
+    made = pruned(model)
+    assert made.get_submodule("branch").weight.is_contiguous(memory_format=torch.channels_last)
+    assert [name for name, one in made.named_parameters() if not one.requires_grad] == ["stem.weight"]
+
+
+class Counting(nn.Module):
+    """Counts its calls, in a buffer and in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        self.steps.add_(1)
+        return x
+
+
+def test_running_the_example_leaves_no_trace_in_the_result():
+    model = net(
+        lambda m, x: m.head(torch.relu(m.conv(m.count(x)))), count=Counting(), conv=conv(3, 8), head=conv(8, 2)
+    )  # fmt: skip
+    step = PruneChannels(ratio=0.5, round_to=1, keep_mean=True)
+    for leaves in ((), (Counting,)):
+        made = fxquant.compress(model, [step], example_inputs=(PICTURES,), leaf_modules=leaves)
+        assert shapes(made)["conv.weight"][0] == 4
+        assert all(float(one) == 0 for name, one in made.named_buffers() if "steps" in name)
+        assert all(one.calls == 0 for one in made.modules() if isinstance(one, Counting))
+
+
 def test_the_global_state_is_left_alone():
     torch.manual_seed(7)
     before = copy.deepcopy(torch.get_rng_state())
