@@ -9,6 +9,7 @@ bn(y + d) with the running mean m is bn(y) with m − d.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping
 from math import prod
@@ -52,7 +53,7 @@ def _means(program: Program, sites: Mapping[fx.Node, tuple[fx.Node, int, Labels]
 
 
 class _Reader(fx.Interpreter):
-    """Runs a graph in eval mode and keeps the means."""
+    """Runs a graph and keeps the means. What the graph or a module of the user's writes to is a copy."""
 
     def __init__(self, graph_module: fx.GraphModule, sites: Mapping[fx.Node, tuple[fx.Node, int, Labels]]) -> None:
         super().__init__(graph_module)
@@ -63,6 +64,14 @@ class _Reader(fx.Interpreter):
             source, dim, _ = self.sites[n]
             self.means[n] = self.env[source].double().movedim(dim, 0).flatten(1).mean(1)
         return super().run_node(n)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return copy.deepcopy(self.fetch_attr(target))
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(target)
+        is_pure = type(module).__module__.startswith("torch.nn.")  # in eval
+        return (module if is_pure else copy.deepcopy(module))(*args, **kwargs)
 
 
 def _added(module: Any, means: torch.Tensor, labels: Labels, alive: Alive) -> torch.Tensor:

@@ -150,6 +150,7 @@ def _chunk(flow: Flow, node: fx.Node) -> State:
     ends = list(accumulate((part.shape[at] for part in parts), initial=0))
     cuts = [dims[at][start:end] for start, end in pairwise(ends)]
     if is_labelled(dims[at]):
+        flow.channels.parts += cuts
         sizes = tuple(Count(cut) for cut in cuts)
         flow.rewrites.append(Rewrite(node, (node.args[0], sizes, dim), {}, torch.split))
     return Several(tuple(Tensor((*dims[:at], cut, *dims[at + 1 :])) for cut in cuts))
@@ -198,6 +199,7 @@ def _cut(flow: Flow, node: fx.Node, labels: Labels, step: Any) -> tuple[Any, Lab
         flow.channels.freeze(labels, f"'{node.name}' picks some of them")
         return step, stay(labels.size)
     start, stop, _ = step.indices(labels.size)
+    flow.channels.parts.append(labels[step])
     return slice(Count(labels[:start]), Count(labels[: max(start, stop)]), None), labels[step]
 
 

@@ -45,9 +45,19 @@ def _sliced(tensors: dict[str, torch.Tensor], channels: Channels, alive: Alive) 
             left = torch.from_numpy(indices(labels, alive)).to(old.device)
             small[id(old)] = small.get(id(old), old.detach()).index_select(axis.dim, left)
     for old in tensors.values():
-        if id(old) in small and isinstance(old, nn.Parameter):
-            small[id(old)] = nn.Parameter(small[id(old)], requires_grad=old.requires_grad)
+        if id(old) in small and type(small[id(old)]) is torch.Tensor:
+            value = _laid_out_like(old, small[id(old)])
+            is_parameter = isinstance(old, nn.Parameter)
+            small[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad) if is_parameter else value
     return small
+
+
+def _laid_out_like(old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Channels last where they were."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    layout = layouts.get(old.ndim, torch.contiguous_format)
+    is_last = not old.is_contiguous() and old.is_contiguous(memory_format=layout)
+    return value.contiguous(memory_format=layout) if is_last else value
 
 
 def _smaller(

@@ -56,6 +56,7 @@ class Channels:
     dependencies: nx.Graph = field(default_factory=nx.Graph)  # atoms, tied where they must go together
     axes: dict[Axis, Labels] = field(default_factory=dict)
     makers: dict[Axis, str] = field(default_factory=dict)  # axes that are a layer's output channels → the layer
+    parts: list[Labels] = field(default_factory=list)  # slices of which something has to stay
     _reasons: dict[int, str] = field(default_factory=dict)  # atom → why it stays
 
     def fresh(self, count: int) -> Labels:
@@ -108,14 +109,14 @@ class Channels:
         unit_of = np.empty(self.dependencies.number_of_nodes(), dtype=np.int64)
         for index, atoms in enumerate(units):
             unit_of[list(atoms)] = index
-        places = self._places(unit_of)
+        places, parts = self._places(unit_of), self._parts_of(unit_of)
         alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for index, atoms in enumerate(units):
             if any(axis in self.makers for axis in places[index]):
                 signature = tuple((axis, len(found)) for axis, found in places[index].items())
-                alike[signature, self._why_frozen(atoms)].append(index)
+                alike[signature, tuple(parts[index]), self._why_frozen(atoms)].append(index)
         return tuple(
-            self._group([units[index] for index in found], [places[index] for index in found], str(key[1]))
+            self._group([units[index] for index in found], [places[index] for index in found], str(key[2]))
             for key, found in alike.items()
         )
 
@@ -126,6 +127,14 @@ class Channels:
             for index in np.flatnonzero(labels >= 0).tolist():
                 places[int(unit_of[labels[index]])].setdefault(axis, []).append(index)
         return places
+
+    def _parts_of(self, unit_of: NDArray[np.int64]) -> dict[int, list[int]]:
+        """Unit → the slices that it lies in: units of different slices are groups of their own."""
+        parts: dict[int, list[int]] = defaultdict(list)
+        for number, labels in enumerate(self.parts):
+            for unit in dict.fromkeys(unit_of[labels[labels >= 0]].tolist()):
+                parts[unit].append(number)
+        return parts
 
     def _why_frozen(self, atoms: Iterable[int]) -> str:
         return next((self._reasons[atom] for atom in atoms if atom in self._reasons), "")

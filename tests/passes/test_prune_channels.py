@@ -1,4 +1,4 @@
-"""prune-channels: what shrinks, what stays and why, and what is refused."""
+"""prune-channels: what shrinks, and what becomes of the result."""
 
 from __future__ import annotations
 
@@ -10,60 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import fxquant
-from fxquant.errors import ExampleInputError, FxQuantError, UnknownTargetError, UsageError
 from fxquant.graphs.costs import total
 from fxquant.passes.prune_channels import PruneChannels
 from support.asserts import fingerprint
 from support.models import MODELS
-
-PICTURES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Of(nn.Module):
-    """A function of its named parts and the input."""
-
-    def __init__(self, function, **parts: nn.Module) -> None:
-        super().__init__()
-        for name, part in parts.items():
-            self.add_module(name, part)
-        self.function = function
-
-    def forward(self, x):
-        return self.function(self, x)
-
-
-def net(function, **parts: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    for part in parts.values():
-        for module in part.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-    return Of(function, **parts).eval()
-
-
-def pruned(model: nn.Module, x=PICTURES, **options):
-    options = {"round_to": 1, **options} if "macs" in options else {"ratio": 0.5, "round_to": 1, **options}
-    return fxquant.compress(model, [PruneChannels(**options)], example_inputs=(x,))
-
-
-def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if tensor.ndim}
-
-
-def stays(model) -> dict[str, str]:
-    """Layer → why its channels stay."""
-    return {row.module: row.reason for row in model.ledger.notices if row.code == "FXQ411"}
-
-
-def conv(inputs: int, outputs: int, **options) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
-
-
-def residual() -> nn.Module:
-    return net(
-        lambda m, x: m.head(torch.relu(m.norm(m.stem(x)) + m.branch(x)).mean((2, 3))),
-        stem=conv(3, 8), norm=nn.BatchNorm2d(8), branch=conv(3, 8), head=nn.Linear(8, 5),
-    )  # fmt: skip
+from support.pruning import PICTURES, conv, net, pruned, residual, shapes, stays
 
 
 def test_layers_that_are_added_lose_the_same_channels():
@@ -153,8 +104,8 @@ def test_flattening_makes_features_of_each_channel():
         lambda x: x.view(x.shape[0], x.shape[1], 64).transpose(1, 2).permute(0, 2, 1).flatten(1),
         lambda x: x.view(x.shape).flatten(2).unsqueeze(-1).squeeze(-1).reshape(-1, 256),
         lambda x: torch.cat(x.chunk(2, dim=1)[::-1], 1).flatten(1),
-        lambda x: torch.cat(torch.split(x, [1, 3], 1), 1).flatten(1),
-        lambda x: torch.cat([x[:, :1], x[:, 1:]], 1).flatten(1),
+        lambda x: torch.cat(torch.split(x, [2, 2], 1), 1).flatten(1),
+        lambda x: torch.cat([x[:, :2], x[:, 2:]], 1).flatten(1),
         lambda x: torch.cat([x[:, :-2, ..., :], x[:, 2:]], dim=1).flatten(1),
     ],
 )
@@ -162,8 +113,30 @@ def test_channels_are_followed_through_reshapes_and_cuts(reshape):
     model = net(lambda m, x: m.head(reshape(torch.relu(m.conv(x)))), conv=conv(3, 4), head=nn.Linear(256, 5))
     made = pruned(model)
     assert shapes(made)["conv.weight"][0] == 2 and made(PICTURES[:3]).shape == (3, 5)
-    other = shapes(pruned(model, ratio=0.25))
-    assert other["conv.weight"][0] in (3, 4) and other["head.weight"][1] == other["conv.weight"][0] * 64
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda x: torch.split(x, [2, 6], 1), lambda x: (x[:, :2], x[:, 2:]), lambda x: (x[:, :-6], x[:, -6:])]
+)
+def test_slices_of_other_sizes_lose_their_own_share(cut):
+    model = net(
+        lambda m, x: m.head(torch.cat([cut(m.conv(x))[1], cut(m.conv(x))[0]], 1)), conv=conv(3, 8), head=conv(8, 2)
+    )
+    made = pruned(model, ratio=0.67)
+    assert shapes(made)["conv.weight"][0] == 1 + 2 and made(PICTURES).shape == (4, 2, 8, 8)
+
+
+def test_of_each_half_that_forward_cuts_off_something_stays():
+    def forward(m, x):
+        first, second = (F.max_pool2d(m.conv(x).chunk(2, 1)[half], 1) for half in (0, 1))
+        return m.head(torch.cat([first, second], 1))
+
+    model = net(forward, conv=conv(3, 8), head=conv(8, 2))
+    with torch.no_grad():
+        model.conv.weight[:4] *= 0.01  # all of the first half would go
+    made = pruned(model)
+    assert shapes(made)["conv.weight"][0] == 4 and made(PICTURES).shape == (4, 2, 8, 8)
+    assert torch.equal(made.get_submodule("conv").weight[:2].abs() < 0.02, torch.ones(2, 3, 3, 3, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(
@@ -233,87 +206,6 @@ def test_an_embedding_loses_width_and_keeps_its_rows():
     model = net(lambda m, x: m.head(m.words(x)), words=nn.Embedding(10, 8), head=nn.Linear(8, 2))
     found = shapes(pruned(model, torch.arange(6).reshape(2, 3)))
     assert found["words.weight"] == (10, 4) and found["head.weight"] == (2, 4)
-
-
-WHY = {
-    "output": (lambda m, x: (m.head(m.conv(x)), m.conv(x)), "it is an output of the model"),
-    "input": (lambda m, x: m.head(m.conv(x) + x.repeat(1, 2, 1, 1)[:, :4]), "'add' joins it with 'getitem'"),
-    "softmax": (lambda m, x: m.head(m.conv(x).softmax(1)), "works across them"),
-    "mean": (lambda m, x: m.head(m.conv(x) - m.conv(x).mean(1, keepdim=True)), "'mean' works across them"),
-    "unknown": (lambda m, x: m.head(torch.roll(m.conv(x), 1, 1)), "'roll' cannot be followed"),
-    "two": (
-        lambda m, x: m.head((m.conv(x)[..., :1, 0] * m.conv(x)[:, :, 0, 0].unsqueeze(1)).flatten(1).view(-1, 4, 2, 2)),
-        "'flatten' joins two dimensions of channels",
-    ),
-    "apart": (lambda m, x: m.head(m.conv(x)) + torch.stack(m.conv(x).unbind(1), 1)[:, :2], "'unbind' takes them apart"),
-    "one": (lambda m, x: m.head(m.conv(x)) + m.conv(x)[:, 0].unsqueeze(1), "'getitem' picks some of them"),
-    "number": (lambda m, x: m.head(m.conv(x) / m.conv(x).shape[1]), "computes with a number of channels"),
-    "squeeze": (lambda m, x: m.head(m.conv(x).squeeze()), "say squeeze(dim)"),
-    "pixels": (lambda m, x: m.head(F.max_pool2d(m.conv(x).transpose(1, 3), 1).transpose(1, 3)), "works across them"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", WHY)
-def test_what_cannot_be_followed_keeps_its_channels_and_the_ledger_says_why(name):
-    function, why = WHY[name]
-    model = net(function, conv=conv(3, 4), head=conv(4, 2))
-    made = pruned(model)
-    assert why in stays(made)["conv"]
-    assert shapes(made) == shapes(model)
-    with torch.no_grad():
-        expected, found = model(PICTURES), made(PICTURES)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-
-
-def test_layers_around_a_recurrent_one_keep_their_width():
-    model = net(
-        lambda m, x: m.head(m.rnn(m.embed(x))[0]),
-        embed=nn.Linear(4, 8), rnn=nn.LSTM(8, 8, batch_first=True), head=nn.Linear(8, 2),
-    )  # fmt: skip
-    assert "LSTM 'rnn' cannot be followed" in stays(pruned(model, torch.rand(2, 3, 4)))["embed"]
-
-
-class Gain(nn.Module):
-    """A module of the user's own, kept whole."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(4, 1, 1))
-
-    def forward(self, x):
-        return x * self.weight
-
-
-def test_a_leaf_module_of_the_users_own_freezes_what_it_touches():
-    model = net(lambda m, x: m.head(m.gain(m.conv(x))), conv=conv(3, 4), gain=Gain(), head=conv(4, 2))
-    step = PruneChannels(ratio=0.5, round_to=1)
-    made = fxquant.compress(model, [step], example_inputs=(PICTURES,), leaf_modules=[Gain])
-    assert "Gain 'gain' cannot be followed" in stays(made)["conv"]
-    assert shapes(pruned(model))["gain.weight"] == (2, 1, 1)  # traced through, it can be
-
-
-def test_a_parameter_that_a_leaf_module_holds_too_stays_whole():
-    model = net(
-        lambda m, x: m.head(m.gain(m.conv(x)) + m.other(m.branch(x) * m.scale)),
-        conv=conv(3, 4), gain=Gain(), head=conv(4, 2), branch=conv(3, 4), other=conv(4, 4),
-    )  # fmt: skip
-    model.scale = model.gain.weight
-    step = PruneChannels(ratio=0.5, round_to=1)
-    made = fxquant.compress(model, [step], example_inputs=(PICTURES,), leaf_modules=[Gain])
-    assert "Gain 'gain' cannot be followed" in stays(made)["branch"]
-
-
-def test_ignored_layers_keep_their_channels_and_their_inputs_may_shrink():
-    model = net(lambda m, x: m.head(m.two(m.one(x))), one=conv(3, 8), two=conv(8, 8), head=conv(8, 2))
-    made = pruned(model, ignore=["two"])
-    assert shapes(made)["two.weight"] == (8, 4, 3, 3) and stays(made)["two"].endswith("'two' is in ignore")
-
-
-def test_a_name_in_ignore_may_be_a_module_with_layers_in_it():
-    made = pruned(MODELS["resnet18"].make(), *MODELS["resnet18"].inputs(), ignore=("layers.1",))
-    assert {name for name in stays(made) if name.startswith("layers")} == {
-        "layers.1.0.downsample.0", "layers.1.0.conv1", "layers.1.1.conv1"
-    }  # fmt: skip
 
 
 def test_what_is_kept_is_a_multiple_of_round_to():
@@ -444,62 +336,6 @@ def test_in_compile_it_runs_before_the_policy():
     torch.testing.assert_close(compiled(PICTURES), apart(PICTURES), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({}, "neither ratio nor macs"),
-        ({"ratio": 0.5, "macs": 0.5}, "ratio=0.5 and macs=0.5"),
-        ({"ratio": 1.0}, "ratio=1.0 would prune everything: the model's inputs and outputs stay"),
-        ({"macs": 0}, "macs=0 would prune everything"),
-        ({"ratio": -0.1}, "ratio=-0.1 is no share"),
-        ({"macs": 1.5}, "macs=1.5 is no share"),
-        ({"ratio": float("nan")}, "ratio=nan is no share"),
-        ({"macs": float("inf")}, "macs=inf is no share"),
-        ({"ratio": "half"}, "ratio='half' is no share"),
-        ({"ratio": True}, "ratio=True is no share"),
-        ({"ratio": 0.5, "importance": "l3"}, "importance='l3'"),
-        ({"ratio": 0.5, "round_to": 0}, "round_to=0 is no number of channels"),
-        ({"ratio": 0.5, "min_channels": 2.5}, "min_channels=2.5 is no number of channels"),
-        ({"ratio": 0.5, "keep_mean": 1}, "keep_mean=1"),
-        ({"ratio": 0.5, "ignore": "head"}, "ignore='head'"),
-    ],
-)
-def test_options_that_mean_nothing_are_refused(options, told):
-    with pytest.raises(UsageError) as caught:
-        PruneChannels(**options)
-    assert caught.value.code == "FXQ130" and told in caught.value.message and caught.value.hint
-
-
-def test_a_budget_out_of_reach_names_the_best_and_what_is_in_the_way():
-    model = residual()
-    with pytest.raises(UsageError) as caught:
-        pruned(model, macs=0.05, ignore=("stem",))
-    assert caught.value.code == "FXQ131"
-    assert "100.0% of the MACs remain" in caught.value.message and "'stem' keeps 8 channels" in caught.value.message
-    with pytest.raises(UsageError) as caught:
-        pruned(model, macs=0.2, round_to=4)
-    assert "50.0% of the MACs remain" in caught.value.message and "round_to=4" in caught.value.hint
-
-
-@pytest.mark.parametrize("name", ["haed", "norm", ""])
-def test_a_name_in_ignore_that_no_layer_has_is_refused(name):
-    with pytest.raises(UnknownTargetError) as caught:
-        pruned(residual(), ignore=(name,))
-    assert caught.value.code == "FXQ110" and f"'{name}'" in caught.value.message and "head" in caught.value.hint
-
-
-def test_without_an_example_it_says_how_to_give_one():
-    with pytest.raises(ExampleInputError) as caught:
-        fxquant.compress(residual(), [PruneChannels(ratio=0.5)])
-    assert caught.value.code == "FXQ132" and "example_inputs" in caught.value.hint
-
-
-def test_an_example_that_the_model_fails_on_is_refused():
-    with pytest.raises(FxQuantError) as caught:
-        pruned(residual(), torch.rand(2, 4, 8, 8))
-    assert caught.value.code == "FXQ132" and "fails on its example" in caught.value.message
-
-
 def test_groups_can_be_outlined_in_a_picture():
     captured = fxquant.compress(residual(), [], example_inputs=(PICTURES,))
     report, _ = PruneChannels(ratio=0.5).plan(captured.program)
@@ -508,6 +344,40 @@ def test_groups_can_be_outlined_in_a_picture():
         ("5 channels stay: it is an output of the model", ("head",)),
     ]
     assert "island 1" in fxquant.draw(captured.graph_module, islands=report.outlines()).dot
+
+
+def test_weights_stay_channels_last_and_frozen():
+    model = residual().to(memory_format=torch.channels_last)
+    model.stem.weight.requires_grad_(False)
+    made = pruned(model)
+    assert made.get_submodule("branch").weight.is_contiguous(memory_format=torch.channels_last)
+    assert [name for name, one in made.named_parameters() if not one.requires_grad] == ["stem.weight"]
+
+
+class Counting(nn.Module):
+    """Counts its calls, in a buffer and in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        self.steps.add_(1)
+        return x
+
+
+def test_running_the_example_leaves_no_trace_in_the_result():
+    model = net(
+        lambda m, x: m.head(torch.relu(m.conv(m.count(x)))), count=Counting(), conv=conv(3, 8), head=conv(8, 2)
+    )  # fmt: skip
+    step = PruneChannels(ratio=0.5, round_to=1, keep_mean=True)
+    for leaves in ((), (Counting,)):
+        made = fxquant.compress(model, [step], example_inputs=(PICTURES,), leaf_modules=leaves)
+        assert shapes(made)["conv.weight"][0] == 4
+        assert all(float(one) == 0 for name, one in made.named_buffers() if "steps" in name)
+        assert all(one.calls == 0 for one in made.modules() if isinstance(one, Counting))
 
 
 def test_the_global_state_is_left_alone():
