@@ -12,7 +12,7 @@ from fxquant.profiling.distribution import BINS, OUTLIER_SIGMAS, PERCENTILES, Di
 from fxquant.profiling.moments import Moments
 from fxquant.profiling.sketch import Sketch
 
-_CHUNK = 2**20  # values that are widened to float64 at a time
+_CHUNK = 2**18  # values that are widened to float64 at a time
 
 
 class Accumulator:
@@ -40,18 +40,21 @@ class Accumulator:
             self._add_channels(value)
 
     def _add(self, part: Tensor) -> None:
-        finite = part[part.isfinite()] if not bool(part.isfinite().all()) else part
-        self.nonfinite += part.numel() - finite.numel()
-        if not finite.numel():
+        low, high = (float(edge) for edge in part.aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):  # NaN anywhere is NaN here
+            finite = part[part.isfinite()]
+            self.nonfinite += part.numel() - finite.numel()
+            if finite.numel():
+                self._add(finite)
             return
-        self.low, self.high = min(self.low, float(finite.min())), max(self.high, float(finite.max()))
-        self.zeros += int((finite == 0).sum())
-        self.sketch.add(finite)
-        self.moments.add(finite)
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.zeros += part.numel() - int(part.count_nonzero())
+        self.sketch.add(part)
+        self.moments.add(part)
         if self.limits is not None:
             half = (self.limits[1] - self.limits[0]) / 510
-            self.below += int((finite < self.limits[0] - half).sum())
-            self.above += int((finite > self.limits[1] + half).sum())
+            self.below += int((part < self.limits[0] - half).sum())
+            self.above += int((part > self.limits[1] + half).sum())
 
     def _add_channels(self, value: Tensor) -> None:
         axis = self.axis if self.axis is not None else 0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-from fxquant.profiling.weights import bits_of
+from fxquant.profiling.weights import bits_of, code_range
 from fxquant.qconfigs import Ask, TensorAsk
 from fxquant.recipe import Activation, Weight
 
@@ -24,31 +23,51 @@ def observer_word(ask: TensorAsk) -> str:
     return _WORDS.get(ask.observer, ask.observer)
 
 
-def as_activation(ask: TensorAsk, **changes: Any) -> Activation:
-    """The table of an activation that is quantized to 8 bits or less, with these fields changed."""
-    told: dict[str, Any] = {
-        "dtype": _DTYPES.get(ask.dtype, ask.dtype),
-        "observer": _WORDS.get(ask.observer, "histogram"),
-        "symmetric": ask.is_symmetric,
-        "dynamic": ask.is_dynamic,
-        "num_bits": bits_of(ask),
-    }
-    return Activation(**told | changes)
+def has_words(ask: Ask) -> bool:
+    """Can a recipe's tables say all of it? Not for observers of one's own, ranges that are fixed, or float qparams."""
+    return all(_has_words(half) for half in (ask.activation, ask.weight))
 
 
-def as_weight(ask: TensorAsk, **changes: Any) -> Weight | None:
-    """The table of a weight, with these fields changed; None where it stays float."""
+def _has_words(ask: TensorAsk) -> bool:
+    if ask.is_float:
+        return True
+    is_plain = ask.dtype in _DTYPES and not ask.is_fixed and not ask.is_float_qparams
+    return is_plain and (ask.is_dynamic or ask.observer in _WORDS) and _is_whole_range(ask)
+
+
+def _is_whole_range(ask: TensorAsk) -> bool:
+    """Are its codes those of `num_bits`?"""
+    low, high = code_range(ask)
+    bits = bits_of(ask)
+    half = 1 << (bits - 1)
+    return (low, high) == ((-half, half - 1) if ask.dtype == "qint8" else (0, 2 * half - 1))
+
+
+def as_activation(ask: TensorAsk) -> Activation | None:
+    """The table of an activation; None where it stays float."""
     if ask.is_float:
         return None
-    told: dict[str, Any] = {
-        "dtype": _DTYPES.get(ask.dtype, ask.dtype),
-        "granularity": ask.granularity,
-        "symmetric": ask.is_symmetric,
-        "observer": _WORDS.get(ask.observer, "minmax"),
-        "axis": ask.axis,
-        "num_bits": bits_of(ask) if ask.dtype in _DTYPES else 8,
-    }
-    return Weight(**told | changes)
+    return Activation(
+        dtype=_DTYPES[ask.dtype],
+        observer=_WORDS.get(ask.observer, "histogram"),  # a dynamic one has none: its ranges come with the values
+        symmetric=ask.is_symmetric,
+        dynamic=ask.is_dynamic,
+        num_bits=bits_of(ask),
+    )
+
+
+def as_weight(ask: TensorAsk) -> Weight | None:
+    """The table of a weight; None where it stays float."""
+    if ask.is_float:
+        return None
+    return Weight(
+        dtype=_DTYPES[ask.dtype],
+        granularity=ask.granularity,
+        symmetric=ask.is_symmetric,
+        observer=_WORDS[ask.observer],
+        axis=ask.axis,
+        num_bits=bits_of(ask),
+    )
 
 
 def with_observer(ask: Ask, word: str) -> Ask:

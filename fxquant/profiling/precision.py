@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fxquant.plan import Mode
 from fxquant.profiling.advice import Advice, Kind
-from fxquant.profiling.asking import as_activation, as_weight, observer_word, with_observer
+from fxquant.profiling.asking import as_activation, as_weight, has_words, observer_word, with_observer
 from fxquant.profiling.evidence import Evidence
 from fxquant.profiling.losses import LONG_TAIL, WIDE_SPREAD, Losses, decibels, ratio
 from fxquant.profiling.noise import best_range
@@ -54,7 +54,7 @@ def _ranges(losses: Losses, group: Group, noise: float) -> Iterator[tuple[Advice
     ask, values, limits = evidence.asks.get(site), evidence.values.get(site), evidence.limits(site)
     if ask is None or values is None or limits is None or ask.mode is not Mode.STATIC:
         return
-    if not losses.has_own_range(group):
+    if not losses.has_own_range(group) or not has_words(ask):
         return
     word, bits = observer_word(ask.activation), evidence.bits(site)
     ranges = {
@@ -87,6 +87,8 @@ def _granularity(losses: Losses, group: Group, noise: float | None) -> Iterator[
         ask, decision = evidence.asks.get(site), evidence.plan[site]
         worst = min(evidence.weights.get(site, ()), key=lambda weight: weight.sqnr_db or 0.0, default=None)
         if ask is None or worst is None or worst.granularity != "tensor" or decision.op not in _PER_CHANNEL:
+            continue
+        if not has_words(ask):
             continue
         now, then = worst.median_sqnr_db or 0.0, worst.sqnr_per_channel_db
         left = ratio(then) if noise is None else max(0.0, noise - ratio(now) + ratio(then))
@@ -134,7 +136,7 @@ def _narrow(losses: Losses, group: Group) -> tuple[int, int, Ask] | None:
     is_safe = not has_saturation_risk(evidence.compiled.target, isa())
     weighted = next((site for site in group.sites if evidence.weights.get(site)), losses.valued(group))
     ask = evidence.asks.get(weighted)
-    if ask is None or ask.mode is not Mode.STATIC or ask.is_reuse or ask.activation.is_fixed:
+    if ask is None or ask.mode is not Mode.STATIC or ask.is_reuse or not has_words(ask):
         return None
     bits = evidence.bits(weighted) if is_safe and losses.has_own_range(group) else 8
     weight_bits = min((weight.bits for weight in evidence.weights.get(weighted, ()) if weight.bits), default=8)

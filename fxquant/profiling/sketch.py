@@ -29,8 +29,7 @@ class Sketch:
         """Count these values."""
         if not values.numel():
             return
-        largest = torch.finfo(torch.float32).max
-        bits = values.detach().reshape(-1).to(torch.float32).clamp(-largest, largest).contiguous().view(torch.int32)
+        bits = _narrowed(values.detach().reshape(-1)).contiguous().view(torch.int32)
         size = (bits & 0x7FFFFFFF) >> _SHIFT
         keys = torch.where(bits < 0, _HALF - 1 - size, _HALF + size)
         found = torch.bincount(keys, minlength=2 * _HALF)
@@ -59,3 +58,11 @@ class Sketch:
         rank = share * (float(counts.sum()) - 1)
         at = int(torch.searchsorted(counts.cumsum(0), rank, right=True))
         return float(middle[min(at, len(middle) - 1)])
+
+
+def _narrowed(values: Tensor) -> Tensor:
+    """As float32; what is beyond it becomes its largest."""
+    if values.dtype in (torch.float32, torch.float16, torch.bfloat16):
+        return values.to(torch.float32)
+    largest = torch.finfo(torch.float32).max
+    return values.clamp(-largest, largest).to(torch.float32)

@@ -48,6 +48,17 @@ def wild_channel():
     return model
 
 
+def mlp_with_a_wild_channel():
+    """The same in Linear layers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+    with torch.no_grad():
+        model[1].weight[3] *= 300.0
+        model[1].bias[3] = -1e6
+    return model
+
+
 PER_TENSOR = """
 schema = 1
 
