@@ -15,6 +15,7 @@ from torch import fx
 from torch.fx.node import has_side_effect
 
 from fxquant.structure import map_leaves
+from fxquant.torch_ao import is_observer
 
 
 def rewritten(written: torch.Tensor, value: Any, members: Sequence[Any]) -> tuple[Any, ...]:
@@ -112,7 +113,8 @@ def stored_buffers(graph: fx.Graph) -> tuple[str, ...]:
 def saved_buffers(graph_module: fx.GraphModule) -> dict[str, torch.Tensor]:
     """Copies of the buffers that a call may change, for `restore_buffers` after calls that are not the user's.
 
-    Those that the graph stores, and those of modules of the user's own, which nobody looked into.
+    Those that the graph stores, and those of modules of the user's own, which nobody looked into. An observer, whoever
+    wrote it, is fed to remember: its ranges are left alone.
     """
     names = dict.fromkeys((*stored_buffers(graph_module.graph), *_buffers_of_leaves(graph_module)))
     return {name: graph_module.get_buffer(name).clone() for name in names}
@@ -122,7 +124,7 @@ def _buffers_of_leaves(graph_module: fx.GraphModule) -> Iterator[str]:
     for node in graph_module.graph.nodes:
         if node.op == "call_module":
             module = graph_module.get_submodule(str(node.target))
-            if not type(module).__module__.startswith("torch."):
+            if not type(module).__module__.startswith("torch.") and not is_observer(module):
                 yield from (f"{node.target}.{name}" for name, _ in module.named_buffers())
 
 

@@ -258,3 +258,17 @@ def test_an_example_that_the_model_cannot_be_called_with_is_no_fault_of_a_pass(p
         "mat1 and mat2 shapes cannot be multiplied (2x5 and 4x4)"
     )
     assert "that the model can be called with" in caught.value.hint
+
+
+def test_an_observer_of_the_users_own_keeps_what_it_saw():
+    """Its ranges are buffers of a class outside of torch; put back after calibration, all codes would be zero."""
+    from torch.ao.quantization import MinMaxObserver, QConfig, QConfigMapping, default_weight_observer
+
+    class OwnObserver(MinMaxObserver):
+        pass
+
+    policies = [
+        QConfigMapping().set_global(QConfig(kind, default_weight_observer)) for kind in (MinMaxObserver, OwnObserver)
+    ]
+    expected, found = (compiled(ONE.make(), X, policy) for policy in policies)
+    assert torch.equal(found(X), expected(X)) and found(X).abs().max() > 0
