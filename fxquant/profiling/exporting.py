@@ -23,7 +23,10 @@ _PLAIN = (
     *("float_seconds", "group_float_seconds", "seconds"),
 )
 _VALUES = ("count", "low", "high", "mean", "std", "kurtosis", "zeros", "outliers", "channels", "channel_spread")
-_WEIGHTS = ("granularity", "bits", "sqnr_db", "sqnr_per_channel_db", "bits_used", "pair_sum")
+_WEIGHTS = (
+    *("granularity", "bits", "sqnr_db", "median_sqnr_db", "sqnr_per_channel_db", "median_per_channel_db"),
+    *("bits_used", "pair_sum"),
+)
 
 
 def as_json(profile: Profile) -> str:

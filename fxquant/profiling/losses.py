@@ -12,6 +12,7 @@ from fxquant.graphs.kernels import is_shared
 from fxquant.profiling.evidence import Evidence
 from fxquant.profiling.noise import range_sqnr_db
 from fxquant.profiling.timing import Group
+from fxquant.profiling.weights import WeightProfile
 
 LONG_TAIL = 4.0  # range over what 99.8 % of the values take: two bits
 WIDE_SPREAD = 8.0  # largest over median channel peak: three bits
@@ -27,7 +28,8 @@ class Losses:
     def noises(self) -> dict[Group, float]:
         """Group → its own noise over its own signal, for those that were measured.
 
-        The larger of what was measured, and of what a few huge values hide (see `hidden_db`).
+        The largest of what was measured, of what a few huge values hide (see `hidden_db`), and of what the median
+        channel of its weight loses, which a huge channel hides as well.
         """
         found: dict[Group, float] = {}
         for group in self.evidence.distinct_groups:
@@ -36,8 +38,12 @@ class Losses:
                 limits = self.evidence.limits(site) if self.has_own_range(group) else None
                 hidden = None if limits is None else self.hidden_db(site, limits)
                 own = self.evidence.measures[site].own_sqnr_db
-                found[group] = max(ratio(own), 0.0 if hidden is None else ratio(hidden))
+                told = (own, hidden, *(weight.median_sqnr_db for weight in self._weights(group)))
+                found[group] = max(ratio(one) for one in told if one is not None)
         return found
+
+    def _weights(self, group: Group) -> list[WeightProfile]:
+        return [weight for site in group.sites for weight in self.evidence.weights.get(site, ())]
 
     def valued(self, group: Group) -> str:
         """The site whose value the group gives."""
@@ -80,11 +86,10 @@ class Losses:
     @cached_property
     def usual_db(self) -> float:
         """The median own SQNR of the groups that lose something of their own; NaN where there is none."""
-        weights = self.evidence.weights
         own = [
             decibels(noise)
             for group, noise in self.noises.items()
-            if noise > 0 and (self.has_own_range(group) or any(weights.get(site) for site in group.sites))
+            if noise > 0 and (self.has_own_range(group) or self._weights(group))
         ]
         return median(own) if own else math.nan
 

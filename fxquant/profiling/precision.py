@@ -90,7 +90,7 @@ def _granularity(losses: Losses, group: Group, noise: float | None) -> Iterator[
             continue
         if not has_words(ask):
             continue
-        now, then = worst.median_sqnr_db or 0.0, worst.sqnr_per_channel_db
+        now, then = worst.median_sqnr_db or 0.0, worst.median_per_channel_db
         left = ratio(then) if noise is None else max(0.0, noise - ratio(now) + ratio(then))
         gain = then - now if noise is None else losses.gain_db({group: left})
         if gain < LEAST_DB or (worst.values.channel_spread or 1.0) < 2.0:
@@ -98,7 +98,7 @@ def _granularity(losses: Losses, group: Group, noise: float | None) -> Iterator[
         why = (
             f"one scale for a {worst.name} whose channel peaks spread by {worst.values.channel_spread:.3g}: the median "
             f"channel reaches {2**worst.bits_used:.0f} of {2**worst.bits} codes and has {now:.1f} dB; "
-            f"with a scale for each channel the weight has {then:.1f} dB"
+            f"with a scale for each channel it has {then:.1f} dB"
         )
         weight = replace(ask.weight, granularity="channel", axis=0, observer="PerChannelMinMaxObserver")
         rule = _rule(evidence, group, site, replace(ask, weight=weight))
@@ -193,7 +193,7 @@ def _dynamic(losses: Losses) -> Iterator[Advice]:
         return
     after = dict.fromkeys(losses.noises, 0.0)
     for group in losses.noises:
-        kept = [one.sqnr_per_channel_db for site in group.sites for one in evidence.weights.get(site, ())]
+        kept = [one.median_per_channel_db for site in group.sites for one in evidence.weights.get(site, ())]
         if any(site in sites for site in group.sites):
             after[group] = 2 * ratio(min(kept, default=40.0))  # its weights, and its input with a range of its own
     gain = losses.gain_db(after)

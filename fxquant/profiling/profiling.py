@@ -104,7 +104,7 @@ def profile(
 def _concluded(losses: Losses, found: Sequence[Crossing], settings: Settings) -> tuple[Advice, ...]:
     """Ranked by what each is expected to gain; of two with the same rule the first."""
     if losses.evidence.measures:
-        given = [*precision_advice(losses), *slowness_advice(losses, found)]
+        given = [*precision_advice(losses), *slowness_advice(losses.evidence, found)]
     else:
         given = list(weight_advice(losses))
     told = [replace(one, unit=settings.unit, gain=settings.gain(one.sqnr_gain_db, one.seconds_gain)) for one in given]

@@ -8,7 +8,6 @@ from fxquant.plan import Mode
 from fxquant.profiling.advice import Advice, Kind
 from fxquant.profiling.crossings import Crossing
 from fxquant.profiling.evidence import Evidence
-from fxquant.profiling.losses import Losses
 from fxquant.profiling.targets import rule_for
 from fxquant.recipe import RecipeRule
 
@@ -17,13 +16,12 @@ LEAST_SECONDS = 20e-6
 _UNSERVED = ("FXQ204", "FXQ205", "FXQ206", "FXQ207", "FXQ208", "FXQ209", "FXQ504", "FXQ505")
 
 
-def slowness_advice(losses: Losses, crossings: Sequence[Crossing]) -> Iterator[Advice]:
-    """Nothing where nothing was timed."""
-    evidence = losses.evidence
+def slowness_advice(evidence: Evidence, crossings: Sequence[Crossing]) -> Iterator[Advice]:
+    """Nothing where nothing was timed. What it does to SQNR is not its reason, so no gain of that is expected."""
     if not evidence.node_seconds:
         return
     for crossing in crossings:
-        yield from _island(losses, crossing)
+        yield from _island(evidence, crossing)
     for group in evidence.distinct_groups:
         before, after = group.float_seconds or 0.0, group.seconds or 0.0
         is_coded = any(evidence.plan[site].mode is not Mode.FLOAT for site in group.sites)
@@ -31,12 +29,10 @@ def slowness_advice(losses: Losses, crossings: Sequence[Crossing]) -> Iterator[A
             continue
         why = f"{_ms(after)} as it is compiled, {_ms(before)} in the float graph (medians, one kernel at a time)"
         sites = list(group.sites)
-        gain = losses.gain_db({group: 0.0})
-        yield _advice(evidence, Kind.SLOWER, sites[0], why, sites, after - before, gain)
+        yield _advice(evidence, Kind.SLOWER, sites[0], why, sites, after - before)
 
 
-def _island(losses: Losses, crossing: Crossing) -> Iterator[Advice]:
-    evidence = losses.evidence
+def _island(evidence: Evidence, crossing: Crossing) -> Iterator[Advice]:
     island, sites = crossing.island, [site for group in crossing.neighbours for site in group.sites]
     called = [site for site in island.sites if evidence.plan.get(site) is not None]
     if not called or crossing.crossing_seconds < LEAST_SECONDS:
@@ -51,14 +47,13 @@ def _island(losses: Losses, crossing: Crossing) -> Iterator[Advice]:
             f"{told}; its neighbours take {_ms(crossing.neighbour_seconds)} in int8 and "
             f"{_ms(crossing.neighbour_float_seconds)} in float"
         )
-        gain = losses.gain_db(dict.fromkeys(crossing.neighbours, 0.0))
-        yield _advice(evidence, Kind.ISLAND, called[0], why, sites, crossing.saving, gain)
+        yield _advice(evidence, Kind.ISLAND, called[0], why, sites, crossing.saving)
     decided = [site for site in called if _is_decided(evidence, site)]
     if decided:
         names = ", ".join(evidence.plan[site].module_name or site for site in decided)
         why = f"{told}; a rule keeps {names} float, no kernel is missing"
         rule = rule_for(evidence.plan, decided, scheme="int8")
-        yield _advice(evidence, Kind.QUANTIZE, decided[0], why, [], crossing.crossing_seconds, 0.0, rule)
+        yield _advice(evidence, Kind.QUANTIZE, decided[0], why, [], crossing.crossing_seconds, rule)
 
 
 def _is_decided(evidence: Evidence, site: str) -> bool:
@@ -74,12 +69,11 @@ def _advice(
     why: str,
     floated: Sequence[str],
     seconds: float,
-    gain_db: float,
     rule: RecipeRule | None = None,
 ) -> Advice:
     made = rule_for(evidence.plan, floated, scheme="float") if rule is None else rule
     module = evidence.plan[site].module_name
-    return Advice(kind, site, module, why, made, 1e3 * seconds, "ms", gain_db, seconds, evidence.float_share(floated))
+    return Advice(kind, site, module, why, made, 1e3 * seconds, "ms", 0.0, seconds, evidence.float_share(floated))
 
 
 def _ms(seconds: float) -> str:

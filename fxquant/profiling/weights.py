@@ -32,6 +32,7 @@ class WeightProfile:
     sqnr_db: float | None  # of the weight as those codes; None where it stays float, or has float qparams
     median_sqnr_db: float | None  # the same of the median output channel alone: a wild one hides the others
     sqnr_per_channel_db: float  # with 8 bits and a scale for each output channel
+    median_per_channel_db: float  # of the median output channel then
     bits_used: float  # log2 of the codes that the median output channel reaches, as asked for; else per tensor
     pair_sum: int  # the largest |sum| of two products with 8-bit activations: above 32,767 int16 cannot hold it
 
@@ -88,6 +89,7 @@ def profile_weight(
         sqnr_db=None if asked is None else sqnr_db(weight, codes.values),
         median_sqnr_db=None if asked is None else _median_sqnr_db(weight, codes.values, axis),
         sqnr_per_channel_db=sqnr_db(weight, by_channel.values),
+        median_per_channel_db=_median_sqnr_db(weight, by_channel.values, axis),
         bits_used=_bits_used(codes.codes, axis),
         pair_sum=pair_sum(codes.codes, axis),
     )
