@@ -211,15 +211,17 @@ def _reason(kept: Sequence[Advice], ranked: Sequence[Advice], start: Score, best
     if not ranked:
         return "FXQ321 the start is kept: there was nothing to advise"
     if not tried:
-        return f"FXQ321 the start is kept: {_untried(left, len(ranked))}"
+        return f"FXQ321 the start is kept: {_untried(left, any(one.refused for one in ranked))}"
     least = f"{LEAST_DB} dB" if settings.objective == "sqnr" else f"{1 - LEAST_RATIO:.0%} of the latency"
     return (
         f"FXQ321 the start is kept: none of {tried} tried changes gained {least}, or too much would become float{more}"
     )
 
 
-def _untried(left: int, advised: int) -> str:
+def _untried(left: int, is_refused: bool) -> str:
     """Why not one change was tried to the end."""
     if left:
         return f"{left} changes were not tried, the time for it was over"
-    return f"none of {advised} changes is expected to gain, or can be compiled"
+    return (
+        "nothing that was advised could be compiled" if is_refused else "nothing that is advised gains by the objective"
+    )
