@@ -320,6 +320,7 @@ def test_a_chart_touches_no_global_of_matplotlib(tmp_path):
 
 
 def test_a_profile_is_frozen_and_exported():
+    assert repr(fxquant.profile(chain())).startswith("Profile(Chain, preset 'int8', target='")
     assert fxquant.Profile is Profile and Evidence.__dataclass_params__.frozen
     with pytest.raises(AttributeError):
         fxquant.profile(Chain().eval()).target = "x"
