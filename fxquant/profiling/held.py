@@ -11,18 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fxquant.batches import Batches, reader_for
+from fxquant.batches import Batches, Reader, reader_for
 from fxquant.errors import EmptyCalibrationError
 from fxquant.ledger import Ledger
 
 MOST_BYTES = 2**28  # of inputs
+
+Call = tuple[tuple[Any, ...], Mapping[str, Any]]  # arguments and keywords
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
     """Calls of the model, with tensors of their own, and what is to be said about them."""
 
-    calls: tuple[tuple[tuple[Any, ...], Mapping[str, Any]], ...]
+    calls: tuple[Call, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -37,33 +39,37 @@ def held(data: Any, model: nn.Module, example_inputs: Any, *, max_batches: int) 
     A generator may be endless, and a loader may shuffle or fill one buffer again and again: so tensors are copied.
     CalibrationError: FXQ301 where no batch has a sample, FXQ304 for what is no batch, FXQ312 where the data fails.
     """
-    ledger, calls, empty, size = Ledger(), list[tuple[tuple[Any, ...], Mapping[str, Any]]](), 0, 0
-    notes: list[str] = []
+    ledger = Ledger()
     with closing(Batches(data)) as batches:
-        reader = reader_for(model, batches, example_inputs, ledger)
-        for index, batch in enumerate(batches):
-            call = reader.call(batch, index)
-            if len(calls) == max_batches or (calls and size >= MOST_BYTES):
-                notes.append(f"FXQ309 profiled on the first {len(calls)} batches; there was more data")
-                break
-            found = pytree.tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), (call.args, dict(call.kwargs)))
-            leaves = tensors_in(found)
-            if any(leaf.numel() == 0 for leaf in leaves):
-                empty += 1
-                continue
-            size += sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-            calls.append(found)
-    if not calls:
+        taken, has_more = _taken(batches, reader_for(model, batches, example_inputs, ledger), max_batches)
+    kept = [call for call in taken if all(leaf.numel() for leaf in tensors_in(call))]
+    empty = len(taken) - len(kept)
+    if not kept:
         told = f"all {empty} batches are of size zero" if empty else "the data holds no batch"
         hint = "give data with at least one sample, or none at all to profile the weights only"
         raise EmptyCalibrationError("FXQ301", f"nothing was seen: {told}", hint=hint)
+    notes = [f"{row.code} {row.reason}" for row in ledger.notices]
+    if has_more:
+        notes.append(f"FXQ309 profiled on the first {len(taken)} batches; there was more data")
     if empty:
-        notes.append(f"FXQ320 {empty} of {empty + len(calls)} batches are of size zero and were left out")
-    notes += [f"{row.code} {row.reason}" for row in ledger.notices]
-    return Held(tuple(calls), tuple(notes))
+        notes.append(f"FXQ320 {empty} of {len(taken)} batches are of size zero and were left out")
+    return Held(tuple(kept), tuple(notes))
 
 
-def sample(kept: Held, rows: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+def _taken(batches: Batches, reader: Reader, most: int) -> tuple[list[Call], bool]:
+    """Copies of the first batches, and whether there were more."""
+    taken: list[Call] = []
+    size = 0
+    for index, batch in enumerate(batches):
+        if index == most or size >= MOST_BYTES:
+            return taken, True
+        call = reader.call(batch, index)
+        taken.append(pytree.tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), (call.args, dict(call.kwargs))))
+        size += sum(leaf.numel() * leaf.element_size() for leaf in tensors_in(taken[-1]))
+    return taken, False
+
+
+def sample(kept: Held, rows: int) -> Call:
     """One call with the first rows of each batch, about `rows` in all; the first batch where batches do not join.
 
     They join where all tensors of a batch have one leading size, and all batches the same shapes behind it.
@@ -75,9 +81,7 @@ def sample(kept: Held, rows: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         return kept.calls[0]
     each = -(-rows // len(leaves))
     joined = iter([torch.cat([part[:each] for part in parts]) for parts in zip(*leaves, strict=True)])
-    made: tuple[tuple[Any, ...], Mapping[str, Any]] = pytree.tree_map_only(
-        Tensor, lambda _: next(joined), kept.calls[0]
-    )
+    made: Call = pytree.tree_map_only(Tensor, lambda _: next(joined), kept.calls[0])
     return made
 
 

@@ -19,6 +19,7 @@ from fxquant.targets import has_saturation_risk, isa
 
 WORSE_DB = 6.0  # one bit: a layer that loses so much more than the median one is worth a word
 LEAST_DB = 0.1  # of expected output SQNR: less is not worth a rule
+MOST = 0.4  # of the noise of all layers: such a one is worth a word even where it is no worse than the median
 BETTER_DB = 1.0  # of a range or a weight: less is within what these expectations are wrong by
 _PER_CHANNEL = CONV | LINEAR
 _DYNAMIC = LINEAR | RECURRENT | ATTENTION
@@ -151,25 +152,25 @@ def _narrow(losses: Losses, group: Group) -> tuple[int, int, Ask] | None:
 
 def _float(losses: Losses, group: Group, noise: float, left: float) -> Iterator[Advice]:
     """A layer far below the others, or a value that no 8-bit range holds. `left`: its noise after cheaper changes."""
-    evidence, site, own = losses.evidence, losses.valued(group), decibels(noise)
-    if not ratio(losses.usual_db - WORSE_DB) < left:  # NaN is no reason either
+    evidence, site = losses.evidence, losses.valued(group)
+    share = noise / sum(losses.noises.values())
+    is_far_below = ratio(losses.usual_db - WORSE_DB) < left  # NaN is no reason
+    if not is_far_below and not (share >= MOST and left == noise):
         return
+    told = f"the median layer has {losses.usual_db:.1f} dB; it adds {share:.0%} of all noise"
     limits = evidence.limits(site) if losses.has_own_range(group) else None
     by_range = None if limits is None else losses.range_db(site, limits)
-    gain = losses.gain_db({group: 0.0})
-    if by_range is None or ratio(by_range) < noise / 2:
-        why = f"{own:.1f} dB of its own, the median layer has {losses.usual_db:.1f} dB"
-        rule = rule_for(evidence.plan, group.sites, scheme="float")
-        yield _advice(evidence, Kind.KEEP_FLOAT, site, why, rule, gain, group.sites)
-        return
-    others = readers(evidence, group)
-    why = (
-        f"its range{_troubled(evidence, site)} leaves {by_range:.1f} dB, the median layer has {losses.usual_db:.1f} dB"
-    )
-    why += "; its readers would quantize it again, so they stay float too" if others else ""
+    is_of_range = by_range is not None and ratio(by_range) >= noise / 2
+    others = readers(evidence, group) if is_of_range else []
+    if is_of_range:
+        why = f"its range{_troubled(evidence, site)} leaves {by_range:.1f} dB, {told}"
+        why += "; its readers would quantize it again, so they stay float too" if others else ""
+    else:
+        why = f"{decibels(noise):.1f} dB of its own, {told}"
     sites = (*group.sites, *others)
+    kind = Kind.FLOAT_SITE if others else Kind.KEEP_FLOAT
     rule = rule_for(evidence.plan, sites, scheme="float")
-    yield _advice(evidence, Kind.FLOAT_SITE if others else Kind.KEEP_FLOAT, site, why, rule, gain, sites)
+    yield _advice(evidence, kind, site, why, rule, losses.gain_db({group: 0.0}), sites)
 
 
 def _troubled(evidence: Evidence, site: str) -> str:

@@ -16,7 +16,7 @@ from fxquant.profiling.trials import Score
 from fxquant.recipe import Recipe, dump
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Profile:
     """Of one model by one policy. Iterates over its layers; `str()` is a table."""
 
@@ -73,6 +73,10 @@ class Profile:
         told = [f"# {self.reason}"]
         told += [f"# {whys[rule].kind}: {whys[rule].why}" for rule in recipe.rules if rule in whys]
         return "\n".join((*(line.replace("\n", " ") for line in told), dump(recipe)))
+
+    def __repr__(self) -> str:
+        told = f"{len(self.layers)} layers, {len(self.advice)} pieces of advice"
+        return f"Profile({self.model_name}, {self.policy}, target={self.target!r}, {told})"
 
     def __str__(self) -> str:
         from fxquant.profiling.telling import text

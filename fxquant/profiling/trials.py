@@ -32,6 +32,7 @@ MOST_EVAL_BYTES = 2**26  # of outputs of the float model that are kept to compar
 LEAST_DB = 0.1  # a change that gains less is no change
 LEAST_RATIO = 0.97  # of the latency: within 3 % two timings of one model differ
 _TIMED_SECONDS = 0.4
+_ALONE = 0.7  # of the time is for changes by themselves, the rest for putting winners together
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def try_out(bench: Bench, start: Start, advice: Sequence[Advice], settings: Sett
     trying = _Trying(bench, start, settings)
     told: list[tuple[Advice, Score | None]] = []
     for one in advice:
-        score = trying.of((one.recipe_rule,)) if one.gain > 0 and trying.has_time else None
+        score = trying.of((one.recipe_rule,)) if one.gain > 0 and trying.has_time(_ALONE) else None
         told.append(_told(one, score, trying.baseline, settings))
     ranked = sorted(told, key=lambda pair: _rank(pair[0]))
     kept, best = _combined(ranked, trying, settings)
@@ -146,7 +147,7 @@ def _combined(
         is_won = alone is not None and _is_better(alone, trying.baseline, settings)
         if not is_won or sum(other.float_macs for other in (*kept, one)) > settings.most_float:
             continue
-        if kept and not trying.has_time:
+        if kept and not trying.has_time():
             break
         score = trying.of(tuple(other.recipe_rule for other in (*kept, one))) if kept else alone
         if isinstance(score, Score) and _is_better(score, best, settings):
@@ -158,14 +159,13 @@ class _Trying:
     """Compiles and scores, and knows how long one such try takes."""
 
     def __init__(self, bench: Bench, start: Start, settings: Settings) -> None:
-        self.until = time.perf_counter() + settings.seconds
+        self.began, self.seconds = time.perf_counter(), settings.seconds
         self.bench, self.start, self.baseline = bench, start, bench.score(bench.start)
         self.longest = 0.0
 
-    @property
-    def has_time(self) -> bool:
-        """For one more try as long as the longest so far."""
-        return time.perf_counter() + self.longest < self.until
+    def has_time(self, share: float = 1.0) -> bool:
+        """For one more try as long as the longest so far, in this share of the time."""
+        return time.perf_counter() + self.longest < self.began + share * self.seconds
 
     def of(self, rules: tuple[RecipeRule, ...]) -> Score | str:
         """The score of the start with these rules before its own, or why it cannot be compiled."""
@@ -212,15 +212,17 @@ def _reason(kept: Sequence[Advice], ranked: Sequence[Advice], start: Score, best
     if not ranked:
         return "FXQ321 the start is kept: there was nothing to advise"
     if not tried:
-        return f"FXQ321 the start is kept: {_untried(left, len(ranked))}"
+        return f"FXQ321 the start is kept: {_untried(left, any(one.refused for one in ranked))}"
     least = f"{LEAST_DB} dB" if settings.objective == "sqnr" else f"{1 - LEAST_RATIO:.0%} of the latency"
     return (
         f"FXQ321 the start is kept: none of {tried} tried changes gained {least}, or too much would become float{more}"
     )
 
 
-def _untried(left: int, advised: int) -> str:
+def _untried(left: int, is_refused: bool) -> str:
     """Why not one change was tried to the end."""
     if left:
         return f"{left} changes were not tried, the time for it was over"
-    return f"none of {advised} changes is expected to gain, or can be compiled"
+    return (
+        "nothing that was advised could be compiled" if is_refused else "nothing that is advised gains by the objective"
+    )

@@ -88,6 +88,11 @@ def test_endless_data_ends_and_says_so():
     assert profile.batches == 3 and profile.notes == ("FXQ309 profiled on the first 3 batches; there was more data",)
 
 
+def test_endless_batches_of_size_zero_end_too():
+    error = refusal(Small().eval(), (torch.empty(0, 4) for _ in itertools.count()), max_batches=5)
+    assert error.code == "FXQ301" and "all 5 batches are of size zero" in error.message
+
+
 def test_data_that_is_large_is_held_in_part(monkeypatch):
     monkeypatch.setattr(holding, "MOST_BYTES", 2 * GOOD[0].numel() * 4)
     kept = held(GOOD, Small(), None, max_batches=32)

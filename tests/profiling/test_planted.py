@@ -10,7 +10,7 @@ import torch
 import fxquant
 from fxquant import torch_ao
 from fxquant.plan import Mode
-from fxquant.profiling import trials
+from fxquant.profiling import layers, precision, trials
 from fxquant.profiling.advice import Kind
 from fxquant.profiling.targets import matched, rule_for
 from fxquant.recipe import Recipe, parse
@@ -220,3 +220,39 @@ def test_a_rule_names_modules_and_takes_functions_by_place_and_op():
     compiled = fxquant.compile(Twice().eval(), recipe, calibration_data=normal(8, 16))
     floats = [decision.site for decision in compiled.plan if "float" in decision.requested]
     assert floats == ["add", "add_1"]
+
+
+# Saturation -----------------------------------------------------------------------------------------------------------
+
+EIGHT_BITS = """
+schema = 1
+
+[[rule]]
+targets = ["Conv2d", "ReLU", "Linear"]
+weight = {}
+activation = { reduce_range = REDUCED }
+"""
+
+
+@pytest.mark.parametrize(("reduced", "is_risky"), [("false", True), ("false", False), ("true", True)])
+def test_eight_bit_activations_saturate_where_the_cpu_has_no_vnni(monkeypatch, reduced, is_risky):
+    monkeypatch.setattr(layers, "has_saturation_risk", lambda engine, cpu: is_risky)
+    start = parse(EIGHT_BITS.replace("REDUCED", reduced))
+    profile = fxquant.profile(chain(), DATA, qconfig_mapping=start, verify=False)
+    weighted = [layer for layer in profile if layer.weights]
+    assert all(layer.activation_bits == (7 if reduced == "true" else 8) for layer in weighted)
+    assert all(layer.needs_seven_bits for layer in weighted), "whatever is asked: the weights' own pairs say so"
+    assert all(layer.saturates == (is_risky and reduced == "false") for layer in weighted)
+    assert ("exceed int16" in str(profile)) == (is_risky and reduced == "false")
+
+
+@pytest.mark.parametrize("is_risky", [True, False])
+def test_seven_bits_are_widened_only_where_nothing_can_saturate(monkeypatch, is_risky):
+    monkeypatch.setattr(precision, "has_saturation_risk", lambda engine, cpu: is_risky)
+    start = parse(EIGHT_BITS.replace("REDUCED", "true"))
+    profile = fxquant.profile(chain(), DATA, qconfig_mapping=start, verify=False)
+    wider = [advice for advice in profile.advice if advice.kind is Kind.MORE_BITS]
+    assert len(wider) == (0 if is_risky else 1)
+    if wider:
+        assert wider[0].module == "*" and wider[0].recipe_rule.activation.num_bits == 8
+        assert {"first.0", "fourth.1", "head"} <= set(wider[0].recipe_rule.targets)

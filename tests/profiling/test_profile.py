@@ -15,6 +15,7 @@ from torch import nn
 import fxquant
 from fxquant.plan import Mode
 from fxquant.profiling import plotting
+from fxquant.profiling.advice import Kind
 from fxquant.profiling.evidence import Evidence
 from fxquant.profiling.result import Profile
 from fxquant.recipe import Recipe, parse
@@ -122,6 +123,20 @@ def test_every_form_of_it_can_be_had(profiled):
     assert float(rows[-1]["value_high"]) == pytest.approx(profile.layers[-1].values.high)
     text = str(profile)
     assert all(layer.name in text for layer in profile) and not any(line.endswith(" ") for line in text.splitlines())
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("cnn", ()), ("lstm", ()), ("encoder", (Kind.DYNAMIC,))])
+def test_the_recipe_that_was_tried_is_no_worse_than_the_start(name, kinds):
+    model, data = built(name), normal(*PICTURES)
+    profile = fxquant.profile(model, data, seconds=20)
+    assert [advice.kind for advice in profile.advice if advice.is_verified][: len(kinds)] == list(kinds)
+    assert profile.best.sqnr_db >= profile.start.sqnr_db > 25
+    with torch.no_grad():
+        expected = torch.cat([model(batch) for batch in data])
+    for policy, told in (("int8", profile.start), (profile.recipe(), profile.best)):
+        compiled = fxquant.compile(model, policy, calibration_data=data)
+        found = fxquant.sqnr_db(expected, torch.cat([compiled(batch) for batch in data]))
+        assert found == pytest.approx(told.sqnr_db, abs=0.05)
 
 
 def test_fused_layers_share_one_kernel():
@@ -305,6 +320,7 @@ def test_a_chart_touches_no_global_of_matplotlib(tmp_path):
 
 
 def test_a_profile_is_frozen_and_exported():
+    assert repr(fxquant.profile(chain())).startswith("Profile(Chain, preset 'int8', target='")
     assert fxquant.Profile is Profile and Evidence.__dataclass_params__.frozen
     with pytest.raises(AttributeError):
         fxquant.profile(Chain().eval()).target = "x"
