@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from torch import nn
@@ -251,6 +249,27 @@ def test_limits_of_a_dtype_that_no_example_tells_are_told_with_their_line():
         fxquant.compile(seeded(ReadsDtypes), "int8", target="x86")
 
 
+def test_half_batches_for_a_float32_model_are_told_what_to_do():
+    with pytest.raises(FxQuantError) as caught:
+        built(seeded(nn.Sequential, nn.Linear(8, 4)), data=[rows(dtype=torch.float16)])
+    assert caught.value.code == "FXQ304" and "give batch.float()" in caught.value.hint
+
+
+class Leaf(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.fc(x.half())
+
+
+def test_a_leaf_that_casts_by_itself_is_told_what_to_do():
+    with pytest.raises(FxQuantError) as caught:
+        built(seeded(nn.Sequential, Leaf(), nn.Linear(8, 4)).half(), leaf_modules=[Leaf])
+    assert caught.value.code == "FXQ304" and "x.to(self.weight.dtype)" in caught.value.hint
+
+
 class MakesTensors(nn.Module):
     def __init__(self):
         super().__init__()
@@ -307,55 +326,6 @@ def test_measuring_reporting_and_diffing_know_a_cast_model(tmp_path):
     assert min(layer.own_sqnr_db for layer in fxquant.measure(made).layers) > 25
     assert "FXQ221" in made.report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert made.diff("traced", "lowered").counts["unchanged"] > 0
-
-
-# Autocast --------------------------------------------------------------------------------------------------------------
-
-
-class Auto(nn.Module):
-    def __init__(self, device="cpu"):
-        super().__init__()
-        self.body, self.head, self.device = nn.Linear(8, 16), nn.Linear(16, 4), device
-
-    def forward(self, x):
-        with torch.autocast(self.device, dtype=torch.bfloat16):
-            y = torch.relu(self.body(x))
-        with torch.autocast(self.device, enabled=False):
-            return self.head(y.float())
-
-
-class Decorated(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(8, 4)
-
-    @torch.autocast("cpu", dtype=torch.bfloat16)
-    def forward(self, x):
-        return self.head(x)
-
-
-@pytest.mark.parametrize("make", [Auto, lambda: Auto("cuda"), Decorated])
-def test_autocast_in_forward_is_left_out_and_told_once(make):
-    model = seeded(make)
-    made = built(model)
-    assert "autocast(" in notices(made)["FXQ235"] and "bfloat16" in notices(made)["FXQ235"]
-    assert [row.code for row in made.ledger.notices].count("FXQ235") == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own word about a CUDA that is not there
-        expected = model(rows()).float()
-    assert made(rows()).dtype is torch.float32 and sqnr_db(expected, made(rows())) > 25
-
-
-def test_autocast_around_compile_and_around_calls_changes_nothing():
-    model = seeded(Casting, torch.float32)
-    plain = built(model)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = built(model)
-        assert torch.is_autocast_enabled("cpu"), "the caller's again"
-        found = inside(rows())
-        waiting = fxquant.compile(model, "int8", target="x86")
-        assert waiting(rows()).dtype is torch.float32
-    assert found.equal(plain(rows())) and found.dtype is torch.float32
 
 
 def test_inference_mode_around_compile_changes_nothing():
