@@ -8,7 +8,8 @@ from torch import nn
 
 import fxquant
 from fxquant import preflight
-from fxquant.errors import DtypeError, FxQuantError, LoweringError, MutationError, NonFiniteError
+from fxquant.artifact import signatures
+from fxquant.errors import DtypeError, FxQuantError, LoweringError, MutationError, NonFiniteError, SchemaError
 from fxquant.numerics import sqnr_db
 from support.asserts import untouched
 
@@ -253,3 +254,16 @@ def test_whatever_the_dtype_no_other_error_comes_out():
                 built(seeded(nn.Sequential, first, nn.GELU(), last), policy)
             except FxQuantError as error:
                 assert error.code == "FXQ221" and dtype.is_complex
+
+
+@pytest.mark.parametrize("cast", [["int8"], "float16", [7], [["float16"]], [None]])
+def test_a_file_that_casts_inputs_of_no_such_dtype_is_refused(cast):
+    signature = signatures.encode(built(seeded(Casting, torch.float16)).program.signature)
+    assert signatures.decode(signature, None).cast == (torch.float16,)
+    with pytest.raises(SchemaError, match="FXQ604"):
+        signatures.decode(signature | {"cast": cast}, None)
+
+
+def test_a_model_that_was_not_cast_has_no_such_key_in_its_file():
+    signature = signatures.encode(built(seeded(nn.Linear, 8, 4)).program.signature)
+    assert "cast" not in signature and signatures.decode(signature, None).cast == ()
