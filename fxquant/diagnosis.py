@@ -73,11 +73,11 @@ def diagnose(program: Program, leaves: tuple[torch.Tensor, ...], batch: int, err
             with torch.no_grad():
                 _Probe(program.graph_module, has_failed=has_failed).run(*leaves)
         except _Culprit as culprit:
-            return _told(culprit, leaves, batch)
+            return _told(culprit, program, leaves, batch)
     return CalibrationShapeError("FXQ304", f"calibration batch {batch} fails in an observer: {error}")
 
 
-def _told(culprit: _Culprit, leaves: tuple[torch.Tensor, ...], batch: int) -> FxQuantError:
+def _told(culprit: _Culprit, program: Program, leaves: tuple[torch.Tensor, ...], batch: int) -> FxQuantError:
     node = culprit.node
     place = {"node": node.name, "module": scope(node), "where": where(node)}
     if culprit.value is not None:
@@ -92,6 +92,16 @@ def _told(culprit: _Culprit, leaves: tuple[torch.Tensor, ...], batch: int) -> Fx
     return CalibrationShapeError(
         "FXQ304",
         f"calibration batch {batch} with shape {shapes} does not fit at '{node.name}': {culprit.error}",
-        hint="every batch must be what the model's forward() takes",
+        hint=_way_out(program, leaves, str(culprit.error)),
         **place,  # type: ignore[arg-type]
     )
+
+
+def _way_out(program: Program, leaves: tuple[torch.Tensor, ...], error: str) -> str:
+    """What to do about a batch that fails: dtypes are a frequent reason."""
+    others = [leaf.dtype for leaf in leaves if leaf.is_floating_point() and leaf.dtype is not torch.float32]
+    if others:
+        return f"the model is float32 and the batch {others[0]}: give batch.float()"
+    if program.signature.cast and ("type" in error or "Half" in error):
+        return "the model was cast to float32 (FXQ221): code that is not traced must cast by x.to(self.weight.dtype)"
+    return "every batch must be what the model's forward() takes"

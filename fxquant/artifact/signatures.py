@@ -22,21 +22,21 @@ _KINDS = (
     inspect.Parameter.VAR_KEYWORD,
 )
 _MOST_OUTPUTS = 100_000
-_KEYS = ("parameters", "arguments", "inputs", "results", "outputs", "fixed", "cast")
+_KEYS = ("parameters", "arguments", "inputs", "results", "outputs", "fixed")
 _CAST = {str(dtype).removeprefix("torch."): dtype for dtype in CAST}
 
 
 def encode(signature: Signature) -> dict[str, Any]:
     """JSON of a signature, less its annotations. FXQ611 for constants that a file cannot hold."""
     outputs = signature.output_structure
-    return {
+    cast = [str(dtype).removeprefix("torch.") for dtype in signature.cast]
+    return ({"cast": cast} if cast else {}) | {
         "parameters": [_parameter(parameter) for parameter in signature.parameters.parameters.values()],
         "arguments": structures.encode(signature.structure),
         "inputs": [_input(leaf) for leaf in signature.inputs],
         "results": None if outputs is None else structures.encode(outputs),
         "outputs": [_output(item) for item in signature.outputs],
         "fixed": [[name, literals.encode(value, {}, f"'{name}'")] for name, value in signature.fixed.items()],
-        "cast": [str(dtype).removeprefix("torch.") for dtype in signature.cast],
     }
 
 
@@ -59,7 +59,8 @@ def _output(item: int | Constant) -> Any:
 
 def decode(found: Any, types: structures.Types | None) -> Signature:
     """The signature again. FXQ604 for what `encode` does not write."""
-    item = object_of(found, "the signature", keys=_KEYS)
+    has_cast = isinstance(found, dict) and "cast" in found
+    item = object_of(found, "the signature", keys=(*_KEYS, "cast") if has_cast else _KEYS)
     results = item["results"]
     fixed = [list_of(pair, "a fixed argument", sizes=(2,)) for pair in list_of(item["fixed"], "the fixed arguments")]
     signature = Signature(
@@ -69,7 +70,7 @@ def decode(found: Any, types: structures.Types | None) -> Signature:
         output_structure=None if results is None else structures.decode(results, types, "the output"),
         outputs=tuple(_read_output(entry) for entry in list_of(item["outputs"], "the outputs")),
         fixed={node_name(name, "a fixed argument"): _constant(value, f"'{name}'") for name, value in fixed},
-        cast=tuple(_dtype(name) for name in list_of(item["cast"], "the dtypes that are cast")),
+        cast=tuple(_dtype(name) for name in list_of(item.get("cast", []), "the dtypes that are cast")),
     )
     if signature.structure.size != len(signature.inputs):
         raise malformed("its arguments have another number of leaves than its inputs")

@@ -69,7 +69,8 @@ class Net(nn.Module):
 
     def forward(self, x):
         y = torch.relu(self.body(x.to(self.body.weight.device))) + self.shift
-        y = y + torch.zeros(8, device=x.device) + torch.ones(y.shape[-1], device=self.shift.device)
+        y = y + torch.zeros(8, device=x.device, dtype=y.dtype)
+        y = y + torch.ones(y.shape[-1], device=self.shift.device, dtype=self.shift.dtype)
         return self.head(y)
 
 
@@ -78,7 +79,7 @@ class WrittenOut(Net):
 
     def forward(self, x):
         y = torch.relu(self.body(x.to("cuda"))) + self.shift.to(torch.device("cuda:0"))
-        return self.head(y.cuda() + torch.zeros(y.shape[-1], device="cuda"))
+        return self.head(y.cuda() + torch.zeros(y.shape[-1], device="cuda", dtype=y.dtype))
 
 
 def seeded(kind):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from torch import nn
 
 import fxquant
 from fxquant import preflight
-from fxquant.errors import DtypeError, FxQuantError, LoweringError, MutationError, NonFiniteError
+from fxquant.artifact import signatures
+from fxquant.errors import DtypeError, FxQuantError, LoweringError, MutationError, NonFiniteError, SchemaError
 from fxquant.numerics import sqnr_db
 from support.asserts import untouched
 
@@ -206,99 +205,14 @@ def test_a_complex_weight_is_refused():
     assert caught.value.code == "FXQ221" and "complex model" in caught.value.hint
 
 
-class ReadsDtypes(nn.Module):
-    """A mask built by the dtype of a quantized value, with the limits of that dtype: as attention code has it."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
-
-    def forward(self, x, mask):
-        y = self.body(x)
-        y = y.masked_fill(mask, torch.finfo(y.dtype).min)
-        y = torch.softmax(y + (1 - mask.to(y.dtype)) * 0.5, -1)
-        return self.head(y * torch.full((8,), 2.0, dtype=y.dtype) + torch.ones_like(y))
-
-
-@pytest.mark.parametrize("policy", ["int8", "int8-dynamic"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_the_dtype_of_a_value_is_that_of_the_float_value_and_its_limits_are_known(dtype, policy):
-    model, mask = seeded(ReadsDtypes).to(dtype), rows() > 0.8
-    made = built(model, policy, data=[(rows(dtype=dtype), mask)])
-    assert sqnr_db(model(rows(dtype=dtype), mask), made(rows(dtype=dtype), mask)) > 25
-
-
-def test_the_dtype_of_codes_is_not_asked_for():
-    """`mask.to(y.dtype)`, where an engine holds y as codes: their dtype is no float's."""
-
-    class Reads(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
-
-        def forward(self, x, mask):
-            y = self.first(x)
-            return self.second(torch.relu(y)) * mask.to(y.dtype)
-
-    model, mask = seeded(Reads), rows() > 0
-    made = built(model, data=[(rows(), mask)])
-    assert sqnr_db(model(rows(), mask), made(rows(), mask)) > 25
-    assert {row.effective for row in made.ledger.layers if row.op == "Linear"} == {"int8"}
-
-
-def test_limits_of_a_dtype_that_no_example_tells_are_told_with_their_line():
-    with pytest.raises(FxQuantError, match=r"FXQ210.*(?s:.)*torch.finfo"):
-        fxquant.compile(seeded(ReadsDtypes), "int8", target="x86")
-
-
-class MakesTensors(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
-
-    def forward(self, x):
-        return self.head(torch.relu(self.body(x)) + torch.zeros(x.shape[-1]) + torch.arange(8).mul(0.5))
-
-
-def test_a_model_of_the_default_dtype_float64():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        model, x = seeded(MakesTensors), rows(dtype=torch.float64)
-        made = [built(model, policy, data=x) for policy in PRESETS]
-        found = [each(x) for each in made]
-    finally:
-        torch.set_default_dtype(before)
-    assert all(each.dtype is torch.float32 and sqnr_db(model(x), each) > 25 for each in found)
-    assert made[0](x.float()).equal(found[0])
-
-
-class TableOfDoubles(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("table", torch.linspace(-1, 1, 32, dtype=torch.float64).reshape(4, 8))
-
-    def forward(self, x):
-        return nn.functional.linear(x.double(), self.table)
-
-
-@pytest.mark.parametrize("policy", [*PRESETS, "float16"])
-def test_a_float64_buffer_as_a_weight_stays_float64_and_says_so(policy):
-    """It was quantized once, and the first call failed."""
-    model = seeded(TableOfDoubles)
-    made = built(model, policy)
-    assert made(rows()).equal(model(rows()))
-    [row] = [row for row in made.ledger.layers if row.op == "linear"]
-    assert (row.effective, row.code) == ("float32", "FXQ209") and "its weight is float64" in row.reason
-
-
 def test_a_model_that_was_compressed_and_trained_in_bfloat16_goes_on():
-    trainable = fxquant.compress(seeded(MakesTensors), [], example_inputs=(rows(),)).bfloat16()
-    for model in (trainable, nn.DataParallel(trainable)):
-        made = fxquant.compile(model, "int8", calibration_data=rows(dtype=torch.bfloat16), target="x86")
-        assert "FXQ221" in notices(made) and sqnr_db(seeded(MakesTensors)(rows()), made(rows())) > 25
+    model = seeded(Casting, torch.float32)
+    trainable = fxquant.compress(model, [], example_inputs=(rows(),)).bfloat16()
+    for came in (trainable, nn.DataParallel(trainable)):
+        made = fxquant.compile(came, "int8", calibration_data=rows(dtype=torch.bfloat16), target="x86")
+        assert "FXQ221" in notices(made) and sqnr_db(model(rows()), made(rows())) > 25
         assert made(rows(dtype=torch.bfloat16)).dtype is torch.float32
-    assert trainable.body.weight.dtype is torch.bfloat16
+    assert next(trainable.parameters()).dtype is torch.bfloat16
 
 
 def test_measuring_reporting_and_diffing_know_a_cast_model(tmp_path):
@@ -307,55 +221,6 @@ def test_measuring_reporting_and_diffing_know_a_cast_model(tmp_path):
     assert min(layer.own_sqnr_db for layer in fxquant.measure(made).layers) > 25
     assert "FXQ221" in made.report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert made.diff("traced", "lowered").counts["unchanged"] > 0
-
-
-# Autocast --------------------------------------------------------------------------------------------------------------
-
-
-class Auto(nn.Module):
-    def __init__(self, device="cpu"):
-        super().__init__()
-        self.body, self.head, self.device = nn.Linear(8, 16), nn.Linear(16, 4), device
-
-    def forward(self, x):
-        with torch.autocast(self.device, dtype=torch.bfloat16):
-            y = torch.relu(self.body(x))
-        with torch.autocast(self.device, enabled=False):
-            return self.head(y.float())
-
-
-class Decorated(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(8, 4)
-
-    @torch.autocast("cpu", dtype=torch.bfloat16)
-    def forward(self, x):
-        return self.head(x)
-
-
-@pytest.mark.parametrize("make", [Auto, lambda: Auto("cuda"), Decorated])
-def test_autocast_in_forward_is_left_out_and_told_once(make):
-    model = seeded(make)
-    made = built(model)
-    assert "autocast(" in notices(made)["FXQ235"] and "bfloat16" in notices(made)["FXQ235"]
-    assert [row.code for row in made.ledger.notices].count("FXQ235") == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own word about a CUDA that is not there
-        expected = model(rows()).float()
-    assert made(rows()).dtype is torch.float32 and sqnr_db(expected, made(rows())) > 25
-
-
-def test_autocast_around_compile_and_around_calls_changes_nothing():
-    model = seeded(Casting, torch.float32)
-    plain = built(model)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = built(model)
-        assert torch.is_autocast_enabled("cpu"), "the caller's again"
-        found = inside(rows())
-        waiting = fxquant.compile(model, "int8", target="x86")
-        assert waiting(rows()).dtype is torch.float32
-    assert found.equal(plain(rows())) and found.dtype is torch.float32
 
 
 def test_inference_mode_around_compile_changes_nothing():
@@ -389,3 +254,16 @@ def test_whatever_the_dtype_no_other_error_comes_out():
                 built(seeded(nn.Sequential, first, nn.GELU(), last), policy)
             except FxQuantError as error:
                 assert error.code == "FXQ221" and dtype.is_complex
+
+
+@pytest.mark.parametrize("cast", [["int8"], "float16", [7], [["float16"]], [None]])
+def test_a_file_that_casts_inputs_of_no_such_dtype_is_refused(cast):
+    signature = signatures.encode(built(seeded(Casting, torch.float16)).program.signature)
+    assert signatures.decode(signature, None).cast == (torch.float16,)
+    with pytest.raises(SchemaError, match="FXQ604"):
+        signatures.decode(signature | {"cast": cast}, None)
+
+
+def test_a_model_that_was_not_cast_has_no_such_key_in_its_file():
+    signature = signatures.encode(built(seeded(nn.Linear, 8, 4)).program.signature)
+    assert "cast" not in signature and signatures.decode(signature, None).cast == ()

@@ -13,7 +13,7 @@ import fxquant
 from fxquant.errors import UnsavableError, UntraceableError
 from fxquant.numerics import sqnr_db
 from fxquant.structure import flatten
-from support import models_of_users
+from support import pictures_of_users, sequences_of_users
 from support.asserts import untouched
 from support.models_of_users import MODELS_OF_USERS, model_of_user
 
@@ -101,18 +101,18 @@ def test_packed_sequences_go_through_several_layers_and_torch_is_as_it_was():
     assert torch.equal(made(x, lengths), model(x, lengths))
     with pytest.raises(UntraceableError):
         fxquant.compile(PackedTwice(is_branching=True).eval(), "int8-dynamic", example_inputs=(x, lengths))
-    assert nn.utils.rnn.pack_padded_sequence is before is models_of_users.pack_padded_sequence
-    assert "isinstance" not in vars(models_of_users)
+    assert nn.utils.rnn.pack_padded_sequence is before is sequences_of_users.pack_padded_sequence
+    assert "isinstance" not in vars(sequences_of_users)
 
 
 def test_int_of_a_size_is_told_with_its_line(monkeypatch):
     """`B = int(windows.shape[0] / (H * W / size / size))`, as many copies of Swin have it."""
-    monkeypatch.setattr(models_of_users, "unwindows", models_of_users.unwindows_by_int)
+    monkeypatch.setattr(pictures_of_users, "unwindows", pictures_of_users.unwindows_by_int)
     batch = MODELS_OF_USERS["swin"][1]
     with pytest.raises(UntraceableError) as caught:
         fxquant.compile(model_of_user("swin"), "int8-dynamic", example_inputs=batch)
     assert caught.value.code == "FXQ210" and "b = int(x.shape[0]" in str(caught.value)
     made = fxquant.compile(
-        model_of_user("swin"), "int8-dynamic", example_inputs=batch, leaf_modules=[models_of_users.SwinBlock]
+        model_of_user("swin"), "int8-dynamic", example_inputs=batch, leaf_modules=[pictures_of_users.SwinBlock]
     )
     assert worst_db(called(model_of_user("swin"), batch), called(made, batch)) > FLOOR, "the first hint works"
