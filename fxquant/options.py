@@ -63,6 +63,8 @@ def _forward_fn(value: Any) -> str | None:
     return None if value is None or callable(value) else "give a function forward_fn(model, batch) that calls the model"
 
 
+_MODES = ("ptq", "qat")
+
 _REFUSALS: dict[str, Callable[[Any], str | None]] = {
     "passes": _passes,
     "concrete_args": _concrete_args,
@@ -71,7 +73,9 @@ _REFUSALS: dict[str, Callable[[Any], str | None]] = {
     "custom_modules": _each(object, told="give a list of handlers (see fxquant.CustomModule)"),
     "forward_fn": _forward_fn,
     "observers": _observers,
-    "mode": lambda value: None if value in ("ptq", "qat") else "'qat' to train with rounding, or 'ptq' (the default)",
+    "mode": lambda value: (
+        None if isinstance(value, str) and value in _MODES else "'qat' to train with rounding, or 'ptq' (the default)"
+    ),
     "strict": lambda value: None if isinstance(value, bool) else "True or False",
 }
 

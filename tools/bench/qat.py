@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LEAST_WON_BACK, MOST_OF_RAW = 0.80, 1.15
 WIDTH, EPOCHS, DISTIL_EPOCHS = 8, 20, 12
-LIVE_EPOCHS = 2  # with live batch norms; for longer, one scale for the whole weight would chase their statistics
+LIVE_EPOCHS = 2  # with live batch norms: one scale for a whole weight follows their statistics
 RECIPE = """schema = 1
 [[rule]]
 targets = ["*"]
