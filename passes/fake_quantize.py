@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from fxquant.custom import handled_by
 from fxquant.errors import PassError, UnsupportedModelError
+from fxquant.float_observer import FloatObserver
 from fxquant.graphmodule import drop_unused_modules
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
@@ -29,8 +30,9 @@ from fxquant.passes.insert_observers import OBSERVED
 from fxquant.pipeline import Pass
 from fxquant.plan import Decision, Mode
 from fxquant.program import Program, Stage
+from fxquant.qconfigs import TensorAsk
 from fxquant.targets import has_saturation_risk, isa
-from fxquant.torch_ao import quiet, split_fused
+from fxquant.torch_ao import quiet, read_qconfig, split_fused
 from fxquant.training.agreement import mark_in_float
 from fxquant.training.fake_quantizer import FakeQuantizer, grid_of, has_grid, seen_range
 from fxquant.training.layers import DynamicInput, QATEmbedding, QATLayer
@@ -60,8 +62,10 @@ class FakeQuantize(Pass):
         if count == 0:
             raise UnsupportedModelError(
                 "FXQ231",
-                f"nothing of {program.model_name} would be fake-quantized: the mapping asks for nothing that rounds",
-                hint="ask for layers that it has; the ledger of a compile without mode='qat' says what each gets",
+                f"nothing of {program.model_name} would be fake-quantized: the mapping asks for nothing that training "
+                "rounds",
+                hint="it rounds to 2 to 8 bits with one scale a tensor or channel; groups of 4 bits, 16-bit and small "
+                "floats are for compile() without mode='qat', whose ledger says what each layer gets",
             )
         drop_unused_modules(program.graph_module)
         return program.at(Stage.PREPARED)
@@ -121,10 +125,21 @@ def _replace_observers(program: Program) -> int:
         if observation is None or isinstance(observation.module, FakeQuantizer):
             continue
         key, name = id(observation.module), site_of(node.all_input_nodes[0])
+        if isinstance(observation.module, FloatObserver):
+            raise _untrainable(observation.module.ask, name)
         if key not in made:
             made[key] = _fake_quantizer(observation.module, name)
         program.graph_module.set_submodule(str(node.target), made[key])
     return len(made)
+
+
+def _untrainable(ask: TensorAsk, site: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        "FXQ231",
+        f"'{site}' asks for activations in {ask}, to which training does not round",
+        hint="compile() without mode='qat' simulates them; training rounds to 8 bits or fewer, dynamic to 8",
+        node=site,
+    )
 
 
 def _fake_quantizer(observer: nn.Module, name: str) -> FakeQuantizer:
@@ -166,6 +181,9 @@ def _replace_weighted(
     is_rounded = decision.mode in (Mode.DYNAMIC, Mode.WEIGHT_ONLY) or bool(node.meta.get(OBSERVED))
     layer, dynamic = folded.layer, None
     if decision.mode is Mode.DYNAMIC:
+        asked = read_qconfig(decision.qconfig, f"the plan, for '{node.target}'").activation
+        if asked.is_simulated or asked.num_bits != 8:
+            raise _untrainable(asked, str(node.target))
         is_reduced = program.target in ("x86", "fbgemm") or has_saturation_risk(program.target, isa())
         dynamic = DynamicInput(is_reduced=is_reduced)
     made = QATLayer(layer, folded.norms, None, has_relu=has_relu, input_fake_quant=dynamic, norm_names=folded.names)

@@ -17,7 +17,7 @@ from fxquant import qdq
 from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.errors import SemanticsError
 from fxquant.ledger import Ledger
-from fxquant.origin import origins, scope, site_of, where
+from fxquant.origin import origins, part_key, scope, site_of, where
 from fxquant.structure import flatten
 from fxquant.training.fake_quantizer import FakeQuantizer
 from fxquant.training.layers import QATEmbedding, QATLayer
@@ -117,12 +117,12 @@ class _Counterparts:
             if node.op in ("placeholder", "get_attr"):
                 self._inputs.setdefault(f"{node.op} {node.target}", node)
             elif origins(node) and node.op != "output":
-                self._by_origin.setdefault(origins(node)[-1], []).append(node)
-                self._first.setdefault(site_of(node), node)
+                self._by_origin.setdefault(part_key(node, origins(node)[-1]), []).append(node)
+                self._first.setdefault(part_key(node, site_of(node)), node)
 
     def whole(self, node: fx.Node) -> fx.Node | None:
         """The node that computes what the call at `node` gives, before anything takes it apart."""
-        return self._first.get(site_of(node))
+        return self._first.get(part_key(node, site_of(node)))
 
     def of(self, node: fx.Node) -> fx.Node | None:
         """The node that computes the same value: of those with one origin the last."""
@@ -132,7 +132,7 @@ class _Counterparts:
         if node.op in ("placeholder", "get_attr"):
             found = self._inputs.get(f"{node.op} {node.target}")
             return [] if found is None else [found]
-        return self._by_origin.get(origins(node)[-1], [])[::-1] if origins(node) else []
+        return self._by_origin.get(part_key(node, origins(node)[-1]), [])[::-1] if origins(node) else []
 
     def requantized(self, node: fx.Node, scale: float, zero_point: int) -> fx.Node | None:
         """The dequantize that follows the counterpart of `node`, by these qparams."""

@@ -10,6 +10,8 @@ from torch import nn
 
 import fxquant
 from fxquant import torch_ao
+from fxquant.errors import UnsupportedModelError
+from fxquant.passes.prune_magnitude import PruneMagnitude
 from fxquant.recipe import parse
 from fxquant.training.layers import QATLayer
 from support.asserts import fingerprint
@@ -201,3 +203,36 @@ def test_the_world_stays_as_it_was():
 
 def test_the_graph_is_drawn_as_any_other():
     assert "FakeQuantizer" in str(fxquant.snapshot(qat().program).nodes)
+
+
+@pytest.mark.parametrize("preset", ["float8", "int4-weight-only", "bfloat16", "float16"])
+def test_formats_that_training_does_not_round_to_are_refused_by_name(preset):
+    with pytest.raises(UnsupportedModelError) as told:
+        fxquant.compile(net(), preset, mode="qat", calibration_data=pictures())
+    assert told.value.code == "FXQ231"
+
+
+@pytest.mark.parametrize("preset", ["int8", "int8-dynamic", "int8-weight-only"])
+def test_an_encoder_that_is_written_out_agrees_part_by_part(preset):
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(16, 4)).eval()
+    data = torch.randn(8, 5, 16, generator=torch.Generator().manual_seed(0))
+    trained = fxquant.compile(model, preset, mode="qat", calibration_data=data)
+    trained.check()
+    assert len(trained.agreement) > 5 and all(row.is_met for row in trained.agreement)
+
+
+def test_weights_that_a_pass_pruned_stay_exactly_zero_through_qat():
+    small = fxquant.compress(net(), [PruneMagnitude(sparsity=0.5)])
+    wanted = {name: mask.clone() for name, mask in small.masks.items()}
+    trained = fxquant.compile(small, "int8", mode="qat", calibration_data=pictures())
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=0.01)
+    for _ in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(trained.train()(pictures()), labels()).backward()
+        optimizer.step()
+    compiled = trained.convert()
+    assert wanted
+    for name, mask in wanted.items():
+        owner, _, attribute = name.rpartition(".")
+        assert bool((getattr(compiled.canonical.get_submodule(owner), attribute)[mask] == 0).all())
