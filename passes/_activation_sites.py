@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from fxquant import torch_ao
 from fxquant.activation_sites import SiteDecision, code_range
+from fxquant.float_observer import FloatObserver
 from fxquant.ledger import Ledger
 from fxquant.observation import observer_of
 from fxquant.origin import origins
@@ -186,7 +187,7 @@ def _made(old: nn.Module, decision: SiteDecision) -> nn.Module:
 def _like(old: nn.Module, factory: Any) -> nn.Module:
     """What the factory makes; a fake quantize around it where one stands there, as in training."""
     made: nn.Module = factory()
-    if not hasattr(old, "activation_post_process"):
+    if not hasattr(old, "activation_post_process") or isinstance(old, FloatObserver):
         return made
     is_same = type(old.activation_post_process) is type(made)  # fused kinds of fake quantize take one observer alone
     kind: Any = type(old) if is_same else next(k for k in type(old).__mro__ if k.__name__ == "FakeQuantize")

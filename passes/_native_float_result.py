@@ -95,7 +95,7 @@ def lower(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     made = _packed(held, native.tensor_of(bias), qparams_of(x)[:2], _options(options, KERNELS[node.target][1]))
     if made is None:
         return None
-    name = native.own_name(f"{attribute_name(node)}_float_result")
+    name = native.own_name(f"{attribute_name(node)}_float_result_packed")
     native.constants[name] = made
     arguments = native.coded(x), native.graph.create_node("get_attr", name)
     return native.graph.call_function(KERNELS[node.target][0], arguments)

@@ -111,8 +111,8 @@ MUTANTS = (
     Mutant(
         "the caller's model is quantized itself",
         "fxquant/fork.py",
-        "        return copy.deepcopy(model, memo)\n",
-        "        return model\n",
+        "        copied = copy.deepcopy(model, memo)\n",
+        "        copied = model\n",
         ("tests/laws/test_world.py", "tests/laws"),
     ),
     Mutant(

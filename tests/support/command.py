@@ -35,8 +35,11 @@ def pair():
     return make(), torch.ones(2, 3, 6, 6)
 
 
-def double():
-    return make().double(), torch.ones(2, 3, 6, 6).double()
+def damaged():
+    model = make()
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    return model, torch.ones(2, 3, 6, 6)
 
 
 def keywords():

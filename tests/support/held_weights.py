@@ -44,7 +44,7 @@ def weights_like(held: Held, name: str, shape: torch.Size) -> list[torch.Tensor]
     """What became of the float parameter called `name`: every tensor of its shape that the graph makes of it."""
     owner, _, last = name.rpartition(".")
     if last == "in_proj_weight" and f"{owner}.q_proj" in held:
-        parts = [[t for t in held[f"{owner}.{part}_proj"] if t.dim() == 2] for part in ("q", "k", "v")]
+        parts = [[t for t in held[f"{owner}.{part}_proj"] if t.shape[1:] == shape[1:]] for part in ("q", "k", "v")]
         return [torch.cat(each) for each in zip(*parts, strict=True)]
     places = (owner, f"{owner}.{last.removeprefix('weight_')}", f"{owner}.{last.removeprefix('weight_').split('_')[0]}")
     return [tensor for place in dict.fromkeys(places) for tensor in held.get(place, []) if tensor.shape == shape]

@@ -68,7 +68,7 @@ def test_token_ids_are_drawn_below_their_bound(nets, capsys):
 
 
 def test_a_model_that_cannot_be_compiled_is_listed_without_decisions(nets, capsys):
-    told = inspected(capsys, f"{nets}:double")
+    told = inspected(capsys, f"{nets}:damaged")
     assert [note.split(":")[0] for note in told["notes"]] == ["nothing was decided"]
     assert {row["decision"] for row in told["rows"]} == {""}
 
