@@ -35,10 +35,11 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What becomes of the tensors of one model: dtypes that are cast to float32, devices that are left for the CPU."""
+    """What becomes of the tensors of one model: dtypes that are cast to float32, devices that are left for `home`."""
 
     cast: frozenset[torch.dtype] = frozenset()
     moved: frozenset[str] = frozenset()
+    home: str = "cpu"  # 'meta' for a model without values, of which only the graph is looked at
 
     @property
     def is_plain(self) -> bool:
@@ -53,11 +54,11 @@ class Arrival:
 
     def tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor as the compiler takes it: the same one where nothing has to change."""
-        return tensor.to(device="cpu", dtype=self.dtype(tensor.dtype))
+        return tensor.to(device=self.home, dtype=self.dtype(tensor.dtype))
 
     def changes(self, tensor: torch.Tensor) -> bool:
         """Does `tensor()` give another one?"""
-        return tensor.device.type != "cpu" or self.dtype(tensor.dtype) != tensor.dtype
+        return tensor.device.type != self.home or self.dtype(tensor.dtype) != tensor.dtype
 
 
 def planned(tensors: Iterable[Described]) -> Arrival:
@@ -154,18 +155,18 @@ def _listed(dtypes: Iterable[torch.dtype]) -> str:
 
 
 def taken_in(
-    leaves: Sequence[torch.Tensor], paths: Sequence[str], cast: Iterable[torch.dtype] = ()
+    leaves: Sequence[torch.Tensor], paths: Sequence[str], cast: Iterable[torch.dtype] = (), home: str = "cpu"
 ) -> tuple[torch.Tensor, ...]:
-    """Inputs on the CPU, those of the dtypes in `cast` as float32. FXQ222 names the first one that has no values."""
+    """Inputs on `home`, those of the dtypes in `cast` as float32. FXQ222 names the first one that has no values."""
     for leaf, path in zip(leaves, paths, strict=True):
-        if leaf.device.type == "meta":
+        if leaf.device.type == "meta" != home:
             raise DeviceError(
                 "FXQ222",
                 f"input '{path}' is on device 'meta', where tensors have no values",
                 hint="give tensors with values",
                 module=path,
             )
-    own = Arrival(frozenset(cast))
+    own = Arrival(frozenset(cast), home=home)
     return tuple(own.tensor(leaf) for leaf in leaves)
 
 
@@ -173,8 +174,10 @@ def taken_in(
 
 
 def plan_for(model: nn.Module) -> Arrival:
-    """The plan for a model that `check` has seen."""
-    return planned(described(model))
+    """The plan for a model that `check` has seen. One without any values, to be looked at only, stays as it is."""
+    found = tuple(described(model))
+    is_empty = bool(found) and all(item.device == "meta" for item in found)
+    return Arrival(home="meta") if is_empty else planned(found)
 
 
 def remember(copied: nn.Module, plan: Arrival) -> None:

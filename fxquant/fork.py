@@ -36,17 +36,10 @@ def fork(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _is_meta(model: nn.Module) -> bool:
-    """No tensor of it has values: there is a graph to look at, and nothing to move or cast."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return bool(tensors) and all(tensor.device.type == "meta" for tensor in tensors)
-
-
 def _copied(model: nn.Module) -> nn.Module:
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in _computed_tensors(model)}
-    plan = arrival.planned(()) if _is_meta(model) else arrival.plan_for(model)
-    if not _is_meta(model):
-        memo |= arrival.replacements(model, plan)  # nothing is copied on a device that the copy is not for
+    plan = arrival.plan_for(model)
+    memo |= arrival.replacements(model, plan)  # nothing is copied on a device that the copy is not for
     try:
         copies_of_wrapped(model, memo)
         copied = copy.deepcopy(model, memo)

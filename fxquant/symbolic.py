@@ -38,10 +38,10 @@ def capture_symbolic(request: CaptureRequest, ledger: Ledger) -> Program:
     model = request.model
     leaf_ids = named_leaves(model, request.leaf_modules)
     signature, example = signature_of(model, request.example_args, request.example_kwargs, request.concrete_args)
-    cast = arrival_of(model).cast
-    signature = replace(signature, cast=tuple(sorted(cast, key=str)))
+    arrival = arrival_of(model)
+    signature = replace(signature, cast=tuple(sorted(arrival.cast, key=str)))
     if example is not None:
-        example = taken_in(example, [leaf.path for leaf in signature.tensor_leaves], cast)
+        example = taken_in(example, [leaf.path for leaf in signature.tensor_leaves], arrival.cast, arrival.home)
     tracer = SymbolicTracer(model, signature, leaf_ids, example, ledger)
     try:
         graph = _traced(tracer, example)
