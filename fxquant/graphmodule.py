@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import keyword
 import re
 from collections.abc import Iterable
@@ -32,6 +33,13 @@ def build(root: nn.Module, graph: fx.Graph, class_name: str, ledger: Ledger) -> 
     graph_module = fx.GraphModule(used, graph, class_name=safe_class_name(class_name))
     graph_module.eval()
     return graph_module
+
+
+def copied(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A deep copy, of the class name that the original has: fx forgets it."""
+    made = copy.deepcopy(graph_module)
+    type(made).__name__ = type(graph_module).__name__
+    return made
 
 
 def drop_unused_modules(graph_module: fx.GraphModule) -> None:

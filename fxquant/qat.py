@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 import weakref
@@ -16,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxquant.calibration import enough_rows
 from fxquant.errors import ContractError, FxQuantWarning
+from fxquant.graphmodule import copied
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel, Finish
 from fxquant.pipeline import Observer, PassRecord, Pipeline, after
@@ -205,8 +205,7 @@ class QATModel(TrainableModel):
 
     def _copied(self) -> Program:
         """A copy of the program on the CPU, in eval mode."""
-        graph_module = copy.deepcopy(self.graph_module).cpu().float()
-        type(graph_module).__name__ = type(self.graph_module).__name__  # fx forgets it
+        graph_module = copied(self.graph_module).cpu().float()
         for module in graph_module.modules():
             module.training = False
         return replace(self._program, graph_module=graph_module)
@@ -269,8 +268,20 @@ def begin(
     program, records = head.run(program, ledger, observers=observers)
     assert program.stage is Stage.PREPARED
     tell_hidden(hiding, program, ledger)
+    program = _on_first_links(program, ledger)
     records = (*history, *records)
     return QATModel(program, ledger, records, finish(tail), source, schedule=schedule, guard_inputs=guard_inputs)
+
+
+def _on_first_links(program: Program, ledger: Ledger) -> Program:
+    """Training cannot begin anew with another link of a fallback chain: no batches are kept for that, and it is said."""
+    if program.plan is None or not any(decision.fallbacks for decision in program.plan):
+        return program
+    told = (
+        "what trains is the first link of each chain that a site can have; where it does not run after all, it is float"
+    )
+    ledger.notice("FXQ510", told, hint="name such a layer in a rule of its own")
+    return replace(program, kept_batches=())
 
 
 def _few(leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -7,13 +7,13 @@ What the observers saw is kept for it, so that the data is read once. A round be
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from fxquant.calibration import MOST_KEPT, Observing, has_observers
+from fxquant.graphmodule import copied
 from fxquant.ledger import FLOAT, Ledger, LedgerState
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.plan import Decision, Mode
@@ -80,9 +80,7 @@ class Rounds:
 
 
 def _copied(program: Program) -> Program:
-    graph_module = copy.deepcopy(program.graph_module)
-    type(graph_module).__name__ = type(program.graph_module).__name__  # fx forgets it
-    return replace(program, graph_module=graph_module)
+    return replace(program, graph_module=copied(program.graph_module))
 
 
 def _again(program: Program, ledger: Ledger, start: Start, *, is_last: bool = False) -> tuple[Program, Start]:

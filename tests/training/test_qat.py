@@ -236,3 +236,11 @@ def test_weights_that_a_pass_pruned_stay_exactly_zero_through_qat():
     for name, mask in wanted.items():
         owner, _, attribute = name.rpartition(".")
         assert bool((getattr(compiled.canonical.get_submodule(owner), attribute)[mask] == 0).all())
+
+
+def test_a_fallback_chain_trains_by_its_first_links_and_keeps_no_batches():
+    trained = fxquant.compile(net(), "hybrid", mode="qat", calibration_data=pictures())
+    assert trained.program.kept_batches == ()
+    (told,) = [notice.reason for notice in trained.ledger.notices if notice.code == "FXQ510"]
+    assert told.startswith("what trains is the first link of each chain")
+    assert not [notice for notice in qat(net()).ledger.notices if notice.code == "FXQ510"]

@@ -56,7 +56,8 @@ class Bench:
 
         return parse(text, title="the 4-bit recipe")
 
-    def _batches(self) -> list[Any]:
+    def calibration(self) -> list[Any]:
+        """What every static candidate is calibrated on."""
         return self.digits.calibration_batches()
 
     def _labelled(self) -> list[Any]:
@@ -70,7 +71,7 @@ class Bench:
         def made(model: nn.Module) -> nn.Module:
             import fxquant
 
-            student = fxquant.compile(model, self._recipe(text), calibration_data=self._batches(), mode="qat")
+            student = fxquant.compile(model, self._recipe(text), calibration_data=self.calibration(), mode="qat")
             fxquant.distil(student, model, self._labelled(), epochs=FINE_TUNING)
             return student.convert()
 
@@ -84,7 +85,7 @@ class Bench:
             distil = Distil(teacher=model, data=self._labelled(), epochs=FINE_TUNING)
             passes = [step for make in steps for step in (make(), distil)]
             small = fxquant.compress(model, passes, example_inputs=self.digits.train_images[:8])
-            return fxquant.compile(small, "int8", calibration_data=self._batches())
+            return fxquant.compile(small, "int8", calibration_data=self.calibration())
 
         return made
 
@@ -121,7 +122,7 @@ def measure(*, seconds: float, seed: int = 0, epochs: int = EPOCHS) -> Any:
         bench.candidates(),
         digits_models.labelled_batches(digits),
         "accuracy",
-        calibration_data=bench._batches(),
+        calibration_data=bench.calibration(),
         batch_sizes=(1, 64),
         seconds=seconds,
     )
