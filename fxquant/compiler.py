@@ -95,8 +95,9 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
         model: an `nn.Module` in eval mode, or what `fxquant.compress` made of one. A copy of it is cast to float32 and
             moved to the CPU where it has to be, and the ledger says so.
         qconfig_mapping: a torch.ao `QConfigMapping`, a preset ('int8', 'int8-dynamic', 'int8-weight-only',
-            'int4-weight-only', 'float16', 'bfloat16', 'float8', 'hybrid'), a fallback chain (a tuple of presets, tried in order at each site; 'float' at its end where
-            a layer may stay float), a Recipe, or the path of a TOML recipe.
+            'int4-weight-only', 'float16', 'bfloat16', 'float8', 'hybrid'), a fallback chain (a tuple of presets, tried
+            in order at each site; 'float' at its end where a layer may stay float), a Recipe, or the path of a TOML
+            recipe.
         calibration_data: for static quantization. A tensor is one argument, a tuple the arguments, a dict the keywords,
             `(args, kwargs)` both; a list, DataLoader or generator holds batches of these. Without it a static mapping
             gives a model that calibrates when it is called, until `convert()`.

@@ -10,7 +10,7 @@ from torch import nn
 from fxquant import preflight
 from fxquant.arguments import example_call
 from fxquant.capture import capture
-from fxquant.errors import ContractError
+from fxquant.errors import ContractError, UsageError
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
 from fxquant.options import check_options
@@ -46,9 +46,10 @@ def compress(
     Raises:
         FxQuantError: every failure; its code has a page (`fxquant explain CODE`).
     """
-    given = tuple(passes)
-    check_options(passes=list(given), concrete_args=concrete_args, leaf_modules=leaf_modules)
-    steps = Pipeline(tuple(make(step) if isinstance(step, str) else step for step in (*BEFORE, *given)))
+    if passes is None:
+        raise UsageError("FXQ111", "passes=None", hint="give the passes that compress; [] only captures the model")
+    check_options(passes=passes, concrete_args=concrete_args, leaf_modules=leaf_modules)
+    steps = Pipeline(tuple(make(step) if isinstance(step, str) else step for step in (*BEFORE, *passes)))
     if steps.check(Stage.TRACED) is not Stage.TRACED:
         raise ContractError(
             "FXQ401", "compress() got a pass that quantizes", hint="give it to compile(passes=...) instead"

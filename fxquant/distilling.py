@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxquant.arguments import example_call
-from fxquant.errors import SemanticsError, UsageError
+from fxquant.errors import FxQuantError, SemanticsError, UsageError
 from fxquant.fork import fork
 from fxquant.training.features import Taps, refusal
 
@@ -56,6 +56,12 @@ class Distillation:
             raise _misuse(f"teacher is {type(teacher).__name__}", "give an nn.Module")
         _check_number("temperature", temperature, low=0.0, is_open=True)
         _check_number("alpha", alpha, low=0.0, high=1.0)
+        if features is not None and not isinstance(features, Mapping):
+            raise _misuse(f"features is {type(features).__name__}", "give a dict: names of modules and their weights")
+        if logits is not None and not callable(logits):
+            raise _misuse(f"logits={logits!r:.80}", "give a function of the output, or nothing")
+        if isinstance(class_dim, bool) or not isinstance(class_dim, int):
+            raise _misuse(f"class_dim={class_dim!r:.80}", "give a dimension of the logits, such as -1")
         self.features = dict(features or {})
         for name, weight in self.features.items():
             _check_number(f"features[{name!r}]", weight, low=0.0)
@@ -73,10 +79,10 @@ class Distillation:
         taps = self._taps(student)
         args, kwargs = example_call(inputs)
         given, expected = self._expected(args or (), kwargs or {})
-        found, values = taps(args or (), kwargs or {})
+        found, values = _called(taps, args or (), kwargs or {}, "student")
         loss = self._soft(self._logits_of(found, "student"), self._logits_of(given, "teacher"))
         if labels is not None:
-            hard = F.cross_entropy(self._rows(self._logits_of(found, "student")), labels.flatten())
+            hard = _hard(self._rows(self._logits_of(found, "student")), labels)
             loss = self.alpha * loss + (1.0 - self.alpha) * hard
         for name, weight in self.features.items():
             loss = loss + weight * _mean_square(name, values[name], expected[name])
@@ -89,7 +95,7 @@ class Distillation:
         if device is not None and own is not None and own.device != device:
             self.teacher.to(device)
         with torch.no_grad():
-            return self._of_teacher(args, kwargs)
+            return _called(self._of_teacher, args, kwargs, "teacher")
 
     def _soft(self, student: Tensor, teacher: Tensor) -> Tensor:
         if student.shape != teacher.shape:
@@ -104,8 +110,15 @@ class Distillation:
         return logits.movedim(self.class_dim, -1).flatten(0, -2)
 
     def _logits_of(self, output: Any, whose: str) -> Tensor:
-        found = output if self._logits is None else self._logits(output)
+        try:
+            found = output if self._logits is None else self._logits(output)
+        except Exception as error:  # it is the user's
+            told = f"logits() raised {type(error).__name__} on the {whose}'s output: {error}"
+            raise _misuse(told, "it is called with the output of each model") from error
         if isinstance(found, Tensor) and found.dim() >= 2:
+            if not -found.dim() <= self.class_dim < found.dim():
+                told = f"class_dim={self.class_dim}, and the {whose}'s logits are {list(found.shape)}"
+                raise _misuse(told, f"give a dimension from {-found.dim()} to {found.dim() - 1}")
             return found
         told = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise _misuse(
@@ -146,6 +159,26 @@ class Distillation:
         told = f", features={self.features}" if self.features else ""
         name = type(self.teacher).__name__
         return f"Distillation({name}(...), temperature={self.temperature:g}, alpha={self.alpha:g}{told})"
+
+
+def _called(taps: Taps, args: Sequence[Any], kwargs: Mapping[str, Any], whose: str) -> tuple[Any, dict[str, Tensor]]:
+    """What a model and its tapped modules give. FXQ127 where it fails on the inputs."""
+    try:
+        found, values = taps(args, kwargs)
+    except FxQuantError:
+        raise
+    except Exception as error:  # a user's forward() may raise anything
+        told = f"the {whose} fails on these inputs: {type(error).__name__}: {error}"
+        raise _misuse(told, "a tensor is one argument, a tuple the arguments, a dict the keywords") from error
+    return found, dict(values)
+
+
+def _hard(rows: Tensor, labels: object) -> Tensor:
+    """Cross entropy of (rows, classes) and one class index a row."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.numel() != rows.shape[0]:
+        shown = f"{labels.dtype}{list(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise _misuse(f"labels are {shown}, for {rows.shape[0]} rows of logits", "give one class index for each row")
+    return F.cross_entropy(rows, labels.flatten())
 
 
 def _mean_square(name: str, student: Tensor, teacher: Tensor) -> Tensor:

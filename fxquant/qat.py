@@ -274,12 +274,10 @@ def begin(
 
 
 def _on_first_links(program: Program, ledger: Ledger) -> Program:
-    """Training cannot begin anew with another link of a fallback chain: no batches are kept for that, and it is said."""
+    """Training cannot begin anew with another link of a chain: no batches are kept for that, and it is said."""
     if program.plan is None or not any(decision.fallbacks for decision in program.plan):
         return program
-    told = (
-        "what trains is the first link of each chain that a site can have; where it does not run after all, it is float"
-    )
+    told = "what trains is the first link of each chain that a site can have; if that does not run, the site is float"
     ledger.notice("FXQ510", told, hint="name such a layer in a rule of its own")
     return replace(program, kept_batches=())
 

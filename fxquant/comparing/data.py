@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -78,8 +79,8 @@ def read_data(
         UsageError: FXQ111 for what holds no batches.
         CalibrationError: FXQ312 where the data itself fails, FXQ317 where it holds no row.
     """
-    if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < 1:
-        raise UsageError("FXQ111", f"max_batches={max_batches!r}", hint="a whole number from 1")
+    if isinstance(max_batches, bool) or not isinstance(max_batches, int) or not 1 <= max_batches <= sys.maxsize:
+        raise UsageError("FXQ111", f"max_batches={max_batches!r}", hint=f"a whole number from 1 to {sys.maxsize}")
     is_held = isinstance(data, (torch.Tensor, Sequence))  # by the caller; what a loader yields, it may write to again
     with closing(Batches(data, name)) as source:
         known = source.length

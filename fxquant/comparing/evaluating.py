@@ -10,7 +10,7 @@ from torch import nn
 
 from fxquant.comparing.data import MAX_BATCHES, EvaluationData, ForwardFn, read_data
 from fxquant.comparing.metrics import read_metric
-from fxquant.comparing.running import outputs_of, ready
+from fxquant.comparing.running import float_outputs, ready
 from fxquant.errors import FxQuantWarning, MetricError
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel
@@ -54,7 +54,8 @@ def evaluate(
     with untouched_world(), torch.no_grad():
         module = ready(model, ledger)
         read = read_data(module, data, ledger, max_batches=max_batches, forward_fn=forward_fn)
-        outputs = outputs_of(module, read, model.ledger if isinstance(model, CompiledModel) else ledger)
+        own = model.ledger if isinstance(model, CompiledModel) else ledger
+        outputs = float_outputs(module, read, own, "the model")
         asked = read_metric(metric, read, outputs[0], Ledger())
         known = _reference(module, reference, read, ledger) if asked.needs_reference else ()
         value = asked.value(outputs, read, known, ledger)
@@ -69,11 +70,11 @@ def evaluate(
 def _reference(module: nn.Module, given: nn.Module | None, data: EvaluationData, ledger: Ledger) -> list[Any]:
     """The float model's outputs: of the one given, else of the one that was compiled. MetricError FXQ137, FXQ313."""
     if given is not None:
-        return outputs_of(ready(given, ledger, "the reference"), data, ledger)
+        return float_outputs(ready(given, ledger, "the reference"), data, ledger, "the reference")
     if not isinstance(module, CompiledModel):
         told = f"SQNR and MSE are against a float model, and {type(module).__name__} was not compiled from one"
         raise MetricError("FXQ137", told, hint="evaluate(model, data, metric, reference=float_model)")
-    return outputs_of(_Float(module), data, ledger)
+    return float_outputs(_Float(module), data, ledger, "the float model")
 
 
 class _Float(nn.Module):

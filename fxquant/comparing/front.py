@@ -20,9 +20,9 @@ from fxquant.comparing.data import MAX_BATCHES, EvaluationData, ForwardFn, read_
 from fxquant.comparing.measured import Bench, measured_row
 from fxquant.comparing.metrics import read_metric
 from fxquant.comparing.rows import FLOAT_NAME, ComparedRow, Failure
-from fxquant.comparing.running import outputs_of, ready
-from fxquant.comparing.settings import SECONDS, read_settings
-from fxquant.errors import CalibrationShapeError, ComparisonError, FxQuantError
+from fxquant.comparing.running import float_outputs, ready
+from fxquant.comparing.settings import SECONDS, check_choices, read_settings
+from fxquant.errors import ComparisonError, FxQuantError
 from fxquant.ledger import Ledger
 from fxquant.preflight import unwrapped
 from fxquant.sandbox import untouched_world
@@ -75,6 +75,7 @@ def compare(
         UsageError: FXQ111 for an option that means nothing.
     """
     settings = read_settings(batch_sizes, threads, seconds)
+    check_choices(targets=targets, is_higher_better=is_higher_better, compile_options=compile_options)
     chosen = read_candidates(candidates, targets, compile_options)
     plain = unwrapped(model, Ledger())
     ledger = Ledger()
@@ -83,7 +84,7 @@ def compare(
         reading = partial(read_data, plain, ledger=ledger, max_batches=max_batches, forward_fn=forward_fn)
         read = reading(data)
         calibration = read if calibration_data is None else reading(calibration_data, name="calibration_data")
-        reference = _reference(floating, read, ledger)
+        reference = float_outputs(floating, read, ledger, "the float model")
         asked = read_metric(metric, read, reference[0], ledger, is_higher_better=is_higher_better)
         bench = Bench(floating, read, reference, asked, settings, ledger)
         rows = {FLOAT_NAME: measured_row(FLOAT_NAME, floating, bench)}
@@ -99,20 +100,6 @@ def compare(
         machine=_machine(),
         notices=ledger.notices,
     )
-
-
-def _reference(model: nn.Module, data: EvaluationData, ledger: Ledger) -> list[Any]:
-    """The float model's outputs; where it cannot run on the data there is nothing to compare with."""
-    try:
-        return outputs_of(model, data, ledger)
-    except FxQuantError:
-        raise
-    except Exception as error:
-        raise CalibrationShapeError(
-            "FXQ304",
-            f"the float model fails on the data: {type(error).__name__}: {error}",
-            hint="a tensor is one argument, a tuple the arguments, a dict the keywords; forward_fn settles the rest",
-        ) from error
 
 
 def _measure(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fxquant.comparing.data import EvaluationData, copied
-from fxquant.errors import ContractError
+from fxquant.errors import CalibrationShapeError, ContractError, FxQuantError
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
 from fxquant.model import CompiledModel
@@ -56,6 +56,20 @@ def outputs_of(model: nn.Module, data: EvaluationData, ledger: Ledger) -> list[A
             hint="calibrate on training data",
         )
     return outputs
+
+
+def float_outputs(model: nn.Module, data: EvaluationData, ledger: Ledger, what: str) -> list[Any]:
+    """`outputs_of` for a model whose failure is the data's fault, or its own. FXQ304, with torch's words."""
+    try:
+        return outputs_of(model, data, ledger)
+    except FxQuantError:
+        raise
+    except Exception as error:  # a user's forward() may raise anything
+        raise CalibrationShapeError(
+            "FXQ304",
+            f"{what} fails on the data: {type(error).__name__}: {error}",
+            hint="a tensor is one argument, a tuple the arguments, a dict the keywords; forward_fn settles the rest",
+        ) from error
 
 
 class _Watched(nn.Module):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from fxquant.errors import UsageError
 
 MOST_THREADS = 1024
 SECONDS = 5.0
+MOST_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,23 @@ def read_settings(batch_sizes: Any, threads: Any, seconds: Any) -> Settings:
     sizes = _counts("batch_sizes", batch_sizes, most=2**31)
     counts = (torch.get_num_threads(),) if threads is None else _counts("threads", threads, most=MOST_THREADS)
     is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not is_number or not math.isfinite(seconds) or seconds < 0:
-        raise UsageError("FXQ111", f"seconds={seconds!r}", hint="how long to time in all, such as 5.0; 0 times nothing")
+    if not is_number or not 0 <= seconds <= MOST_SECONDS:
+        told = f"how long to time in all, such as 5.0, and at most {MOST_SECONDS:,}; 0 times nothing"
+        raise UsageError("FXQ111", f"seconds={seconds!r}", hint=told)
     return Settings(tuple((size, count) for count in counts for size in sizes), float(seconds))
+
+
+def check_choices(*, targets: Any, is_higher_better: Any, compile_options: Any) -> None:
+    """FXQ111 for the first of these that is of another kind than compare() takes."""
+    names = (targets,) if isinstance(targets, str) else targets
+    is_series = isinstance(names, Collection) and not isinstance(names, torch.Tensor)
+    if targets is not None and not (is_series and all(isinstance(name, str) for name in names)):
+        raise UsageError("FXQ111", f"targets={targets!r:.80}", hint="names of engines, such as ('x86', 'onednn')")
+    if is_higher_better is not None and not isinstance(is_higher_better, bool):
+        raise UsageError("FXQ111", f"is_higher_better={is_higher_better!r:.80}", hint="True, or False for a loss")
+    if compile_options is not None and not isinstance(compile_options, Mapping):
+        told = "a dict of options of fxquant.compile, such as {'leaf_modules': [...]}"
+        raise UsageError("FXQ111", f"compile_options={compile_options!r:.80}", hint=told)
 
 
 def _counts(name: str, given: Any, *, most: int) -> tuple[int, ...]:

@@ -65,7 +65,9 @@ def distil(
         FxQuantError: FXQ127 for options and data that mean nothing, FXQ316 when the loss becomes NaN or infinite;
             and what `Distillation` raises.
     """
-    _check(steps, epochs, lr)
+    _check(steps, epochs, lr, seed)
+    if not isinstance(student, nn.Module):
+        raise _misuse(f"student is {type(student).__name__}", "give an nn.Module")
     options: dict[str, Any] = {"temperature": temperature, "alpha": alpha, "features": features}
     loss_of = teacher if isinstance(teacher, Distillation) else Distillation(teacher, **options)
     source = (batches,) if isinstance(batches, (Tensor, tuple, Mapping)) else batches
@@ -171,7 +173,9 @@ def _length(source: Any) -> int:
     raise _misuse(f"a {type(source).__name__} of batches has no length", "say how many steps: steps=")
 
 
-def _check(steps: int | None, epochs: int, lr: float) -> None:
+def _check(steps: int | None, epochs: int, lr: float, seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+        raise _misuse(f"seed={seed!r:.80}", "give a whole number of 64 bits")
     for name, value in (("steps", steps), ("epochs", epochs)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise _misuse(f"{name}={value!r}", "give a whole number from 1")
