@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import fx, nn
 
 from fxquant.autocasting import is_autocast_on, without_autocast
 from fxquant.calibration import Observing, check_finite, leaves_of
+from fxquant.captured import CapturedModel
 from fxquant.errors import ArtifactError, ContractError, EmptyCalibrationError, LoweringError
 from fxquant.graphs.snapping import stage_named
 from fxquant.html import page
@@ -44,7 +44,7 @@ def already_finished(program: Program, ledger: Ledger, samples: int) -> tuple[Pr
     return program, ()
 
 
-class CompiledModel(nn.Module):
+class CompiledModel(CapturedModel):
     """A quantized model with the signature and output structure of the float one.
 
     While `stage` is PREPARED (repr: CALIBRATING) a call returns the float result and the observers look on;
@@ -62,10 +62,9 @@ class CompiledModel(nn.Module):
         guard_inputs: bool = False,
         born: Stage = Stage.TRACED,
     ) -> None:
-        super().__init__()
+        super().__init__(program, ledger, history)
         self.training = False
         self.guard_inputs = guard_inputs
-        self._program, self._ledger, self._history = program, ledger, history
         self._finish, self._source = finish, source
         self.first_stage = born  # that its history knows: TRACED, or CONVERTED where it was loaded
         self._fed = Observing(program, ledger)
@@ -81,21 +80,6 @@ class CompiledModel(nn.Module):
         if self._program.plan is None:
             raise ContractError("FXQ401", "there is no plan", hint="put select-qconfigs into the pipeline")
         return self._program.plan
-
-    @property
-    def ledger(self) -> Ledger:
-        """One row per layer: asked, got, why."""
-        return self._ledger
-
-    @property
-    def history(self) -> tuple[PassRecord, ...]:
-        """What each pass did, with the graph before and after it."""
-        return self._history
-
-    @property
-    def graph_module(self) -> fx.GraphModule:
-        """The graph that a call runs: flat tensor inputs, a tuple of tensors out."""
-        return self._program.graph_module
 
     @property
     def canonical(self) -> fx.GraphModule:
@@ -217,11 +201,6 @@ class CompiledModel(nn.Module):
         """
         return self._source.trace(self._program, model)
 
-    @property
-    def program(self) -> Program:
-        """The program as far as it has come."""
-        return self._program
-
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Plain tensors of the canonical graph: int8 codes, scales, zero points, and what stayed float."""
         source = self.canonical if self.stage >= Stage.CONVERTED else self._program.graph_module
@@ -247,15 +226,13 @@ class CompiledModel(nn.Module):
             hint="move or cast its inputs and outputs instead",
         )
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledModel:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy with weights, ledger and observers of its own."""
-        made = type(self).__new__(type(self))
-        frozen = (self._program.signature, self._program.plan, self._source, *self._history)  # never changed: shared
-        memo |= {id(self): made, **{id(shared): shared for shared in frozen}}
         with one_compilation(), engine(self.target):  # packed weights are packed again, for the engine that is set
-            made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
-        type(made.graph_module).__name__ = type(self.graph_module).__name__  # fx forgets it
-        return made
+            return super().__deepcopy__(memo)
+
+    def _frozen(self) -> tuple[Any, ...]:
+        return (self._source, *super()._frozen())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refused: loading a pickle runs code, and packed weights belong to one engine. FXQ610."""

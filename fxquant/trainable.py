@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxquant.arrival import arrival_of, taken_in
+from fxquant.captured import CapturedModel
 from fxquant.errors import UsageError
 from fxquant.ledger import Ledger
 from fxquant.pipeline import PassRecord
@@ -21,7 +21,7 @@ from fxquant.request import CaptureRequest
 from fxquant.zeros import HeldZeros
 
 
-class TrainableModel(nn.Module):
+class TrainableModel(CapturedModel):
     """An `nn.Module` with the signature and output structure of the model it was captured from.
 
     Its parameters are its own: train it, distil into it, move it, save its `state_dict()`. `fxquant.compile` takes it
@@ -30,9 +30,8 @@ class TrainableModel(nn.Module):
     """
 
     def __init__(self, program: Program, ledger: Ledger, history: tuple[PassRecord, ...] = ()) -> None:
-        super().__init__()
+        super().__init__(program, ledger, history)
         self._adopt(program.graph_module)
-        self._program, self._ledger, self._history = program, ledger, history
         self._zeros = HeldZeros(program.graph_module, program.pruned)
         self.training = program.graph_module.training
 
@@ -40,26 +39,6 @@ class TrainableModel(nn.Module):
         """Share the graph's modules and tensors, under the names that they have in the user's model."""
         for registry in ("_modules", "_parameters", "_buffers"):
             self.__dict__[registry] = graph_module.__dict__[registry]
-
-    @property
-    def program(self) -> Program:
-        """The program as far as it has come."""
-        return self._program
-
-    @property
-    def graph_module(self) -> fx.GraphModule:
-        """The graph that a call runs: flat tensor inputs, a tuple of tensors out."""
-        return self._program.graph_module
-
-    @property
-    def ledger(self) -> Ledger:
-        """One row per layer: asked, got, why; and a notice for each step that compressed it."""
-        return self._ledger
-
-    @property
-    def history(self) -> tuple[PassRecord, ...]:
-        """What each pass did, with the graph before and after it."""
-        return self._history
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph; gradients flow. FXQ107 when the arguments are not what it was captured with."""
@@ -91,13 +70,9 @@ class TrainableModel(nn.Module):
         self._zeros.take(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> TrainableModel:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy with tensors and ledger of its own."""
-        made = type(self).__new__(type(self))
-        frozen = (self._program.signature, self._program.plan, *self._history)  # never changed: shared
-        memo |= {id(self): made, **{id(shared): shared for shared in frozen}}
-        made.__dict__ = {name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()}
-        type(made.graph_module).__name__ = type(self.graph_module).__name__  # fx forgets it
+        made = super().__deepcopy__(memo)
         made._adopt(made.graph_module)
         made.hold_zeros()
         return made
@@ -134,7 +109,6 @@ def recaptured(request: CaptureRequest, model: TrainableModel) -> Program:
 
 def forward_parameters(model: nn.Module) -> inspect.Signature:
     """The parameters of a model's forward(); of a captured one those of the model that it was captured from."""
-    program = getattr(model, "program", None)
-    if isinstance(program, Program):  # a TrainableModel or a CompiledModel
-        return program.signature.parameters
+    if isinstance(model, CapturedModel):
+        return model.program.signature.parameters
     return inspect.signature(model.forward)

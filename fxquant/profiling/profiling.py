@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -28,9 +28,6 @@ from fxquant.profiling.starting import Start, start_of
 from fxquant.profiling.trials import Bench, try_out
 from fxquant.recipe import RecipeRule
 from fxquant.sandbox import one_compilation
-
-if TYPE_CHECKING:
-    pass
 
 MOST_ADVICE = 24
 
