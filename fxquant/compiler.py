@@ -106,7 +106,8 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
         passes: another pipeline than `default_pipeline()`: a Pipeline, or passes and names of passes.
         strict: what would be a ledger row saying that a layer stays float is an error.
         concrete_args: values of forward's parameters to fix, by name.
-        leaf_modules: names or classes of modules that are not traced into and stay float.
+        leaf_modules: names or classes of modules that are not traced into. Modules of your own stay float then; a layer
+            of torch's is one op either way, and the mapping says what becomes of it.
         skip_batchnorm: names of batch norms that stay float.
         custom_modules: handlers for modules of your own (see `fxquant.CustomModule`).
         forward_fn: `forward_fn(model, batch)` calls the model on a batch of a shape of its own.
