@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType, FrameType, TracebackType
 
-_MACHINERY = tuple(os.path.realpath(folder) + os.sep for folder in (os.path.dirname(__file__),))
+_MACHINERY = os.path.realpath(os.path.dirname(__file__)) + os.sep
+_MODELS = os.path.join(_MACHINERY, "tools", "")  # the demo's models are like any user's; a wheel has them in here
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def _is_machinery(file: str, torch_file: str | None) -> bool:
     real = os.path.realpath(file)
     if torch_file is not None and real.startswith(os.path.dirname(os.path.realpath(torch_file)) + os.sep):
         return True
-    return real.startswith(_MACHINERY)
+    return real.startswith(_MACHINERY) and not real.startswith(_MODELS)
 
 
 def _is_user(file: str) -> bool:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 
@@ -122,3 +123,13 @@ def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
     """The same structure with `function` applied to each leaf."""
     leaves, structure = flatten(value)
     return structure.unflatten([function(leaf) for leaf in leaves])
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in a nested value, in order."""
+    return [leaf for leaf in flatten(value)[0] if isinstance(leaf, Tensor)]
+
+
+def copied(value: Any) -> Any:
+    """The same nested value with tensors of its own."""
+    return map_leaves(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, value)

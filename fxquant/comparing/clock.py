@@ -8,12 +8,13 @@ from contextlib import ExitStack
 import torch
 from torch import nn
 
-from fxquant.comparing.data import EvaluationData, call_on, copied, of_size
+from fxquant.comparing.data import EvaluationData, call_on, of_size
 from fxquant.comparing.rows import Latency
 from fxquant.comparing.running import same_buffers
 from fxquant.comparing.settings import Settings
 from fxquant.comparing.timing import interleaved_within
 from fxquant.ledger import Ledger
+from fxquant.structure import copied
 
 Timed = tuple[tuple[Latency, ...], tuple[str, ...]]  # and what is to be said of it
 

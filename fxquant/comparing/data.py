@@ -16,7 +16,7 @@ from fxquant.batches import Batches, Call, Reader, reader_for
 from fxquant.comparing.joining import join, pick
 from fxquant.errors import EmptyDataError, UsageError
 from fxquant.ledger import Ledger
-from fxquant.structure import flatten, map_leaves
+from fxquant.structure import copied, tensors_in
 
 MAX_BATCHES = 128
 
@@ -95,16 +95,6 @@ def read_data(
         ledger.notice("FXQ319", f"{name} was read up to max_batches={max_batches}; there may be more of it")
     kept = tuple(batch for batch in read if rows_in(batch))
     return EvaluationData(kept, reader, forward_fn)
-
-
-def copied(batch: Any) -> Any:
-    """The same batch with tensors of its own."""
-    return map_leaves(lambda leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, batch)
-
-
-def tensors_in(value: Any) -> list[torch.Tensor]:
-    """The tensors in a nested value, in order."""
-    return [leaf for leaf in flatten(value)[0] if isinstance(leaf, torch.Tensor)]
 
 
 def rows_in(batch: Any) -> int:

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from fxquant.comparing.data import EvaluationData, copied
+from fxquant.comparing.data import EvaluationData
 from fxquant.comparing.joining import join
 from fxquant.comparing.outputs import mse, scores_in, sqnr
 from fxquant.errors import FxQuantError, MetricError, did_you_mean
 from fxquant.ledger import Ledger
+from fxquant.structure import copied
 
 NAMES = {"accuracy": True, "top5": True, "sqnr": True, "mse": False}  # and whether higher is better
 AGAINST_FLOAT = ("sqnr", "mse")

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from fxquant.comparing.data import tensors_in
 from fxquant.errors import UsageError
 from fxquant.numerics import sqnr_db
-from fxquant.structure import flatten
+from fxquant.structure import flatten, tensors_in
 
 
 def check_alike(reference: Sequence[Any], outputs: Sequence[Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxquant.comparing.data import EvaluationData, copied
+from fxquant.comparing.data import EvaluationData
 from fxquant.errors import CalibrationShapeError, ContractError, FxQuantError
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
@@ -17,6 +17,7 @@ from fxquant.model import CompiledModel
 from fxquant.preflight import unwrapped
 from fxquant.program import Stage
 from fxquant.row_digests import row_digests
+from fxquant.structure import copied
 
 
 def ready(model: Any, ledger: Ledger, what: str = "the model") -> nn.Module:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from fxquant.batches import Batches, Reader, reader_for
 from fxquant.errors import EmptyCalibrationError
 from fxquant.ledger import Ledger
+from fxquant.structure import copied, map_leaves, tensors_in
 
 MOST_BYTES = 2**28  # of inputs
 
@@ -64,7 +64,7 @@ def _taken(batches: Batches, reader: Reader, most: int) -> tuple[list[Call], boo
         if index == most or size >= MOST_BYTES:
             return taken, True
         call = reader.call(batch, index)
-        taken.append(pytree.tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), (call.args, dict(call.kwargs))))
+        taken.append(copied((call.args, dict(call.kwargs))))
         size += sum(leaf.numel() * leaf.element_size() for leaf in tensors_in(taken[-1]))
     return taken, False
 
@@ -81,10 +81,5 @@ def sample(kept: Held, rows: int) -> Call:
         return kept.calls[0]
     each = -(-rows // len(leaves))
     joined = iter([torch.cat([part[:each] for part in parts]) for parts in zip(*leaves, strict=True)])
-    made: Call = pytree.tree_map_only(Tensor, lambda _: next(joined), kept.calls[0])
+    made: Call = map_leaves(lambda leaf: next(joined) if isinstance(leaf, Tensor) else leaf, kept.calls[0])
     return made
-
-
-def tensors_in(call: Any) -> list[torch.Tensor]:
-    """The tensors among a call's arguments."""
-    return [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]

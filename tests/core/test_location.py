@@ -50,3 +50,9 @@ def test_a_frame_walk_stops_where_it_is_told():
 def test_of_function():
     assert of_function(test_of_function).function == "test_of_function"
     assert of_function(len) is None and of_function(torch.nn.Linear.forward) is None
+
+
+def test_the_models_of_the_demo_are_a_users_where_they_are_installed():
+    ours = sys.modules["fxquant.location"].__file__
+    model = ours.replace("location.py", "tools/demo_model.py")  # a wheel has tools/ in the package, a checkout beside it
+    assert innermost([(model, 71, "forward")]) == Location(model, 71, "forward")
