@@ -54,5 +54,5 @@ def test_of_function():
 
 def test_the_models_of_the_demo_are_a_users_where_they_are_installed():
     ours = sys.modules["fxquant.location"].__file__
-    model = ours.replace("location.py", "tools/demo_model.py")  # a wheel has tools/ in the package, a checkout beside it
+    model = ours.replace("location.py", "tools/demo_model.py")  # a wheel has tools/ in the package
     assert innermost([(model, 71, "forward")]) == Location(model, 71, "forward")
