@@ -1,0 +1,31 @@
+"""What an engine is to the rest: a module in the place of a graph, and a refusal that says why there is none."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+
+class EngineRefusal(Exception):
+    """The engine cannot run this graph. `node` names the canonical node at fault, where it is known."""
+
+    def __init__(self, why: str, node: str = "") -> None:
+        super().__init__(why)
+        self.why, self.node = why, node
+
+
+class EngineModule(nn.Module):
+    """Runs a graph on an engine: the graph's tensor inputs in, a tuple of its tensor outputs out.
+
+    Sessions never change once they are made, so copies share them.
+    """
+
+    engine: str = ""  # the target's name
+
+    def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for these inputs, of any shape that the graph takes. RuntimeError where it refuses them."""
+        raise NotImplementedError
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
