@@ -22,7 +22,7 @@ def exported(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynami
     With `is_dynamic`, every size that the graph does not fix is open.
     """
     prepared = exportable(canonical)
-    shapes = tuple({axis: torch.export.Dim.AUTO for axis in range(leaf.dim())} for leaf in leaves)
+    shapes = tuple(dict.fromkeys(range(leaf.dim()), torch.export.Dim.AUTO) for leaf in leaves)
     try:
         return torch.export.export(prepared, leaves, dynamic_shapes=shapes if is_dynamic else None)
     except Exception as error:  # of any kind: torch.export raises what its tracers and the user's leaves raise
