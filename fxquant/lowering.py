@@ -6,9 +6,9 @@ engine that the plan was made for, on the graph as it was, and the ledger says w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from fxquant import targets
 from fxquant.errors import BackendError, ContractError, EngineUnavailableError
@@ -41,6 +41,7 @@ class Lowering:
     is_strict: bool = False
     observers: Sequence[Observer] = ()
     race: Race | None = None  # of target='auto'
+    options: Mapping[str, Any] = field(default_factory=dict)  # of lowering passes, besides `strict`
 
     def run(self, program: Program, ledger: Ledger, *, is_again: bool = False) -> tuple[Program, Records]:
         """The program on its target, or on the next one. `is_again`: a later round, which has had its race."""
@@ -80,8 +81,8 @@ class Lowering:
         return attempt.program, attempt.records
 
     @property
-    def _options(self) -> dict[str, bool]:
-        return {"strict": self.is_strict}
+    def _options(self) -> dict[str, Any]:
+        return {"strict": self.is_strict, **self.options}
 
 
 def fall(ledger: Ledger, error: BackendError, engine: str) -> None:

@@ -106,7 +106,12 @@ def _told(timings: dict[str, Timing], outs: dict[str, str], winner: str | None, 
     best = ran[0] if ran else winner
     kept = f"{winner} is kept" if winner is not None else "torch's own engine runs it"
     tie = f", within {TIE - 1:.0%} of {best} and without its package" if winner != best else ""
-    return f"race on inputs of {shapes}, {torch.get_num_threads()} threads: {_listed(lines)}; {kept}{tie}"
+    return f"race on inputs of {shapes}, {_threads()}: {_listed(lines)}; {kept}{tie}"
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} thread{'s'[: count != 1]}"
 
 
 def _milliseconds(timing: Timing) -> str:
