@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from fxquant.tools.bench.peers.job import Job
@@ -39,7 +40,7 @@ def profiled(model: Any, job: Job) -> list[Op]:
     request = compiled(model, example, job.threads, PERF_COUNT=True).create_infer_request()
     for index, tensor in enumerate(example):
         request.set_input_tensor(index, openvino.Tensor(tensor.numpy(), shared_memory=True))
-    found: dict[str, list[Any]] = {}
+    found: dict[str, Any] = {}
     least: dict[str, float] = defaultdict(lambda: float("inf"))
     for _ in range(CALLS):
         request.infer()
@@ -53,7 +54,6 @@ def profiled(model: Any, job: Job) -> list[Op]:
 def ours(job: Job) -> Any:
     """The OpenVINO model that fxquant runs. ValueError where torch runs a part of it."""
     import fxquant
-    from fxquant.engines import openvino as engine
     from fxquant.engines.engine import EngineModule
 
     made = fxquant.compile(
@@ -62,7 +62,7 @@ def ours(job: Job) -> Any:
     engines = [module for module in made.graph_module.modules() if isinstance(module, EngineModule)]
     if len(engines) != 1 or engines[0].engine != "openvino":
         raise ValueError(f"{job.name} runs as {len(engines)} pieces on {made.target}, not as one OpenVINO graph")
-    return engine.to_model(engines[0].__dict__["_canonical"], job.rows(1))
+    return import_module("fxquant.engines.openvino").to_model(engines[0].__dict__["_canonical"], job.rows(1))
 
 
 def by_kernel(ops: Iterable[Op]) -> dict[str, tuple[int, float]]:
