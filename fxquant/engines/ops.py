@@ -39,3 +39,18 @@ _LIBRARY.impl("dequantize_channels", _dequantize_channels, "CompositeExplicitAut
 QUANTIZE = torch.ops.fxquant.quantize.default
 DEQUANTIZE = torch.ops.fxquant.dequantize.default
 DEQUANTIZE_CHANNELS = torch.ops.fxquant.dequantize_channels.default
+
+
+@torch.library.register_fake("fxquant::quantize", lib=_LIBRARY)
+def _like_codes(x: Tensor, scale: float, zero_point: int, low: int, high: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(x, dtype=dtype)
+
+
+@torch.library.register_fake("fxquant::dequantize", lib=_LIBRARY)
+def _like_values(codes: Tensor, scale: float, zero_point: int) -> Tensor:
+    return torch.empty_like(codes, dtype=torch.float32)
+
+
+@torch.library.register_fake("fxquant::dequantize_channels", lib=_LIBRARY)
+def _like_channels(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    return torch.empty_like(codes, dtype=torch.float32)
