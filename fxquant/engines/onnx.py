@@ -57,7 +57,15 @@ def to_onnx(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    return {ops.QUANTIZE: _quantize, ops.DEQUANTIZE: _dequantize, ops.DEQUANTIZE_CHANNELS: _dequantize_channels}
+    return {
+        ops.QUANTIZE: _quantize,
+        ops.DEQUANTIZE: _dequantize,
+        ops.DEQUANTIZE_CHANNELS: _dequantize_channels,
+        ops.DEQUANTIZE_BLOCKS: _dequantize_blocks,
+        ops.CHOOSE_QPARAMS: _choose_qparams,
+        ops.QUANTIZE_BY: _quantize_by,
+        ops.DEQUANTIZE_BY: _dequantize_by,
+    }
 
 
 def _quantize(x: Any, scale: float, zero_point: int, low: int, high: int, dtype: int) -> Any:
@@ -74,6 +82,34 @@ def _dequantize(codes: Any, scale: float, zero_point: int) -> Any:
 
 def _dequantize_channels(codes: Any, scale: Any, zero_point: Any, axis: int) -> Any:
     return op.DequantizeLinear(codes, scale, op.Cast(zero_point, to=codes.dtype), axis=axis)
+
+
+def _dequantize_blocks(codes: Any, scale: Any, zero_point: Any, block_size: int) -> Any:
+    return op.DequantizeLinear(codes, scale, zero_point, axis=1, block_size=block_size)
+
+
+def _choose_qparams(x: Any, reduce_range: bool) -> Any:
+    """Scale and zero point of DynamicQuantizeLinear; for 7 bits, with twice its step and half its zero point."""
+    _, scale, zero_point = op.DynamicQuantizeLinear(x)
+    if not reduce_range:
+        return scale, op.Cast(zero_point, to=ir.DataType.INT32)
+    scale = op.Mul(scale, _scalar(255 / 127, ir.DataType.FLOAT))
+    low = op.Min(op.ReduceMin(x, keepdims=0), _scalar(0.0, ir.DataType.FLOAT))
+    return scale, op.Cast(op.Round(op.Div(op.Neg(low), scale)), to=ir.DataType.INT32)
+
+
+def _quantize_by(x: Any, scale: Any, zero_point: Any, low: int, high: int, dtype: int) -> Any:
+    chosen = scale.producer()
+    if chosen is not None and chosen.op_type == "DynamicQuantizeLinear" and chosen.inputs[0] is x:
+        return chosen.outputs[0]  # one kernel finds the range and quantizes
+    return op.QuantizeLinear(x, scale, op.Cast(zero_point, to=dtype))
+
+
+def _dequantize_by(codes: Any, scale: Any, zero_point: Any) -> Any:
+    chosen = scale.producer()
+    if chosen is not None and chosen.op_type == "DynamicQuantizeLinear":
+        return op.DequantizeLinear(codes, scale, chosen.outputs[2])
+    return op.DequantizeLinear(codes, scale, op.Cast(zero_point, to=codes.dtype))
 
 
 def _scalar(value: float, dtype: ir.DataType) -> Any:
