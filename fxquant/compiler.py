@@ -53,6 +53,7 @@ def default_pipeline(**options: Any) -> Pipeline:
             _step("insert-observers", options),
             _step("calibrate", options),
             _step("convert", options),  # the canonical graph
+            _step("canonicalize-qdq", options),  # with no rounding that is not needed
             _step("lower-native", options),  # the same on an engine
         )
     )
