@@ -24,6 +24,7 @@ BUILT_IN: dict[str, str] = {
     "insert-observers": "fxquant.passes.insert_observers:InsertObservers",
     "calibrate": "fxquant.passes.calibrate:Calibrate",
     "convert": "fxquant.passes.convert:Convert",
+    "place-precision": "fxquant.passes.place_precision:PlacePrecision",
     "lower-native": "fxquant.passes.lower_native:LowerNative",
     "prune-channels": "fxquant.passes.prune_channels:PruneChannels",
     "prune-magnitude": "fxquant.passes.prune_magnitude:PruneMagnitude",

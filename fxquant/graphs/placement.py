@@ -104,7 +104,7 @@ def place(problem: Problem) -> Placement:
     """
     _check(problem)
     try:
-        _, (floating, coded) = nx.minimum_cut(_network(problem), _SOURCE, _SINK)
+        _, (_, coded) = nx.minimum_cut(_network(problem), _SOURCE, _SINK)
     except nx.NetworkXUnbounded as error:
         raise ValueError("no assignment: a conversion that cannot be done lies between ops that need it") from error
     int8 = frozenset(op.name for op in problem.ops if op.name in coded)
