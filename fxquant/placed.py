@@ -1,4 +1,4 @@
-"""Ops that precision placement put in floating point. The mark is one of `keep_float`, so it is saved with the graph."""
+"""Ops that precision placement put in floating point. The mark is that of `keep_float`, so a saved graph has it too."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     v → quantize → dequantize → readers
 
-A unit is what one kernel computes: a layer with the relu that is fused into it, or one op. Where a unit that computes in
-float gives v to one that does, the pair above is not needed for it; where either is on codes it is.
+A unit is what one kernel computes: a layer with the relu that is fused into it, or one op. Where a unit that computes
+in float gives v to one that does, the pair above is not needed for it; where either is on codes it is.
 """
 
 from __future__ import annotations
@@ -108,8 +108,7 @@ def _groups(graph_module: fx.GraphModule, fused: Mapping[fx.Node, fx.Node]) -> l
         is_pair = (_is_coding(node) and not _decodes(node.args[0])) or _decodes(node)
         if is_pair:
             continue
-        before = into.get(node)
-        first[node] = first[before] if before in first else node  # type: ignore[index]
+        first[node] = first.get(into.get(node, node), node)
         found.setdefault(first[node], []).append(node)
     return [tuple(nodes) for nodes in found.values()]
 

@@ -11,6 +11,15 @@ from torch import Tensor, fx
 from fxquant.sites import run_once
 
 _MOST_ROUNDS = 30
+CALLS = 4  # of each graph that a measurement needs at the least, this file's and the race's
+
+
+class TooSlow(Exception):
+    """One call takes so long that measuring would take more than its time."""
+
+    def __init__(self, call_seconds: float) -> None:
+        super().__init__(call_seconds)
+        self.call_seconds = call_seconds
 
 
 class Clock(fx.Interpreter):
@@ -46,13 +55,20 @@ class Clock(fx.Interpreter):
 
 
 def clocked(graphs: tuple[fx.GraphModule, ...], leaves: tuple[Tensor, ...], *, seconds: float) -> tuple[Clock, ...]:
-    """Each graph's clock. They take turns for about `seconds`, and run twice at least: the first run warms up."""
+    """Each graph's clock. They take turns for about `seconds`, and run twice at least: the first run warms up.
+
+    Raises TooSlow after one run where the runs that are needed at the least would take more than twice as long.
+    """
     clocks = tuple(Clock(graph) for graph in graphs)
+    started = perf_counter()
     for clock in clocks:
         run_once(clock, leaves)
+        taken = sum(clock.seconds.values())
+        if taken * len(graphs) * CALLS > 2 * seconds:
+            raise TooSlow(taken)
         clock.seconds.clear()
-    until, rounds = perf_counter() + seconds, 0
-    while not rounds or (rounds < _MOST_ROUNDS and perf_counter() < until):
+    rounds = 0
+    while not rounds or (rounds < _MOST_ROUNDS and perf_counter() - started < seconds):
         for clock in clocks:
             run_once(clock, leaves)
         rounds += 1

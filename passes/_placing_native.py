@@ -1,6 +1,7 @@
 """What each kernel of a canonical graph takes on codes and in float on torch's own engines, as a placement problem.
 
-Both graphs are lowered and run node by node, in turns: the quantized one, and one without any rounding of activations.
+Three graphs are lowered and run node by node, in turns: the quantized one, one without any rounding of activations,
+and, where the CPU has it, that one with its layers in bfloat16.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from torch import Tensor, fx
 
 from fxquant.engines.crossing_costs import native_crossing
 from fxquant.graphs.placement import Op, Problem, Value
+from fxquant.keep_float import BY_DECISION, is_kept_float
+from fxquant.passes._native_formats import PLACED_LAYERS
 from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._placeable import Placeable, Unit, placeable
 from fxquant.passes._placing_clock import Clock, clocked
 from fxquant.passes._replaced import replaced
+from fxquant.targets import isa
 
 
 @dataclass(frozen=True)
@@ -31,24 +35,27 @@ class Measured:
 def measured(
     canonical: fx.GraphModule, target: str, leaves: tuple[Tensor, ...], avoid: Mapping[fx.Node, str], *, seconds: float
 ) -> Measured | None:
-    """Times on the example, for about so many seconds. None where nothing is on codes. The engine is the caller's."""
-    native, lowered = _lowered(canonical, target, avoid)
+    """Times on the example, for about so many seconds. None where nothing is on codes. The engine is the caller's.
+
+    Raises TooSlow where it would take much longer.
+    """
+    native = NativeGraph(canonical, target, dict(avoid))
+    lowered = native.build()
     found = placeable(canonical, lowered.native, lowered.fused)
     if not any(unit.is_coded and not unit.is_requantize for unit in found.units.values()):
         return None
-    plain = without_codes(canonical, found)
-    plain_native, plain_lowered = _lowered(plain, target, {node: "measured in float" for node in plain.graph.nodes})
-    coded, floating = clocked((lowered.graph_module, plain_lowered.graph_module), leaves, seconds=seconds)
-    twins = {node.name: node for node in plain.graph.nodes}
+    plain = _Plain.of(canonical, target, avoid, found, "float32")
+    narrow = _Plain.of(canonical, target, avoid, found, "bfloat16") if isa().bf16 else None
+    graphs = [lowered.graph_module, *(one.lowered.graph_module for one in (plain, narrow) if one is not None)]
+    coded, *floating = clocked(tuple(graphs), leaves, seconds=seconds)
     ops = tuple(
         Op(
-            name,
+            unit.name,
             _seconds(coded, _kernels(unit, native)) if unit.is_coded else math.inf,
-            _seconds(
-                floating, (plain_native.values.get(twins[node.name]) for node in unit.nodes if node.name in twins)
-            ),
+            plain.seconds(floating[0], unit),
+            narrow.seconds(floating[1], unit) if narrow is not None and _has_layer(unit) else math.inf,
         )
-        for name, unit in found.units.items()
+        for unit in found.units.values()
     )
     crossing = native_crossing(target)
     values = []
@@ -59,14 +66,33 @@ def measured(
     return Measured(found, Problem(ops, tuple(values)), lowered.graph_module)
 
 
-def without_codes(canonical: fx.GraphModule, found: Placeable) -> fx.GraphModule:
-    """A copy in which every unit computes in float32."""
-    return replaced(canonical, found, (), {name: ("float32", "to measure it") for name in found.coded})
+@dataclass(frozen=True)
+class _Plain:
+    """The graph with every unit in floating point, lowered."""
+
+    native: NativeGraph
+    lowered: Lowered
+    twins: Mapping[str, fx.Node]
+
+    @classmethod
+    def of(
+        cls, canonical: fx.GraphModule, target: str, avoid: Mapping[fx.Node, str], found: Placeable, floating: str
+    ) -> _Plain:
+        made = replaced(canonical, found, (), dict.fromkeys(found.coded, (floating, "to measure it")))
+        names = {node.name: why for node, why in avoid.items()}
+        kept = {node: names.get(node.name, BY_DECISION) for node in made.graph.nodes}
+        kept = {node: why for node, why in kept.items() if is_kept_float(node) or node.name in names}
+        native = NativeGraph(made, target, kept)
+        return cls(native, native.build(), {node.name: node for node in made.graph.nodes})
+
+    def seconds(self, clock: Clock, unit: Unit) -> float:
+        """What a unit takes here; a quantize that is gone takes nothing."""
+        twins = (self.twins.get(node.name) for node in unit.nodes)
+        return _seconds(clock, (self.native.values.get(twin) for twin in twins if twin is not None))
 
 
-def _lowered(canonical: fx.GraphModule, target: str, avoid: Mapping[fx.Node, str]) -> tuple[NativeGraph, Lowered]:
-    native = NativeGraph(canonical, target, dict(avoid))
-    return native, native.build()
+def _has_layer(unit: Unit) -> bool:
+    return any(node.op == "call_function" and node.target in PLACED_LAYERS for node in unit.nodes)
 
 
 def _kernels(unit: Unit, native: NativeGraph) -> Iterable[fx.Node | None]:

@@ -6,23 +6,22 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 
 _MOST_ROUNDS = 200
-_LEAST_ROUNDS = 3
 GAIN = 0.03  # of the quantized graph's time: less is within what timing can tell, and that graph stays
 GAIN_SECONDS = 2e-5  # a call: less than this is the overhead of a few ops, which is not worth another graph
 
 
 def raced(calls: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, float]:
-    """Seconds of each call: the least of rounds in turns, the order reversed every round. At least three rounds."""
+    """Seconds of each call: the least of rounds in turns, the order reversed every round. At least two rounds."""
+    started = perf_counter()
     for call in calls.values():
         call()
-    found = {name: float("inf") for name in calls}
-    names = list(calls)
-    until, rounds = perf_counter() + seconds, 0
-    while rounds < _LEAST_ROUNDS or (rounds < _MOST_ROUNDS and perf_counter() < until):
+    found = dict.fromkeys(calls, float("inf"))
+    names, rounds = list(calls), 0
+    while rounds < 2 or (rounds < _MOST_ROUNDS and perf_counter() - started < seconds):
         for name in names if rounds % 2 == 0 else names[::-1]:
-            started = perf_counter()
+            before = perf_counter()
             calls[name]()
-            found[name] = min(found[name], perf_counter() - started)
+            found[name] = min(found[name], perf_counter() - before)
         rounds += 1
     return found
 
@@ -30,5 +29,9 @@ def raced(calls: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[
 def winner(times: Mapping[str, float], first: str) -> str:
     """The fastest; `first` where none is faster by more than timing can tell."""
     best = min(times, key=lambda name: (times[name], name))
-    gain = times[first] - times[best]
-    return best if gain > max(GAIN * times[first], GAIN_SECONDS) else first
+    return best if is_gain(times[first], times[best]) else first
+
+
+def is_gain(before: float, after: float) -> bool:
+    """Is it faster by more than timing can tell, and than is worth another graph?"""
+    return before - after > max(GAIN * before, GAIN_SECONDS)

@@ -34,7 +34,7 @@ def replaced(
         plain = nodes[value.quantize.name].args[0]
         for dequantize, reader, unit in value.reads:
             if unit not in int8 or reads_shape(reader):
-                nodes[reader.name].replace_input_with(nodes[dequantize.name], plain)  # type: ignore[arg-type]
+                nodes[reader.name].replace_input_with(nodes[dequantize.name], plain)
     for name, (kind, why) in floating.items():
         for node in found.units[name].nodes:
             place_in(nodes[node.name], kind, why)

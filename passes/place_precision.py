@@ -17,13 +17,15 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxquant.graphs.placement import Placement, place
+from fxquant.graphs.placement import Op, Problem, place
 from fxquant.keep_float import kept_because
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import origins
+from fxquant.passes._canonical import is_activation_quantize
 from fxquant.passes._native_graph import NativeGraph
+from fxquant.passes._placing_clock import TooSlow
 from fxquant.passes._placing_native import Measured, measured
-from fxquant.passes._placing_race import raced, winner
+from fxquant.passes._placing_race import is_gain, raced, winner
 from fxquant.passes._replaced import replaced
 from fxquant.passes._weights import held_as
 from fxquant.passes.lower_native import _decided_float
@@ -32,6 +34,7 @@ from fxquant.placed import placed_as
 from fxquant.program import Program, Stage
 from fxquant.torch_ao import engine, quiet
 
+Leaves = tuple[torch.Tensor, ...]
 QUANTIZED, PLACED, PLAIN = "everything int8", "placed", "everything float"
 
 
@@ -50,95 +53,92 @@ class PlacePrecision(Pass):
     seconds: float = 2.0
 
     def run(self, program: Program, ledger: Ledger) -> Program:
-        if not self.enabled or self.strict or not _has_codes(program):
+        if not self.enabled or self.strict or not any(map(is_activation_quantize, program.graph.nodes)):
             return program
         if program.example_leaves is None:
-            ledger.notice(
-                "FXQ518",
-                "nothing was measured: there are no example inputs, so every op is computed as the plan says",
-                hint="pass example_inputs or calibration_data",
-            )
+            told = "nothing was measured: there are no example inputs, so every op is computed as the plan says"
+            ledger.notice("FXQ518", told, hint="pass example_inputs or calibration_data")
             return program
         target = getattr(program, "engine", program.target)
-        with engine(target), quiet(), torch.no_grad():
-            return self._placed(program, target, ledger)
+        try:
+            with engine(target), quiet(), torch.no_grad():
+                return self._placed(program, target, program.example_leaves, ledger)
+        except TooSlow as error:
+            told = f"nothing was measured: one call takes {in_words(error.call_seconds)}, so that it would take more"
+            told += f" than {self.seconds:g} s; every op is computed as the plan says"
+            ledger.notice("FXQ518", told, hint="place-precision{seconds=...} gives it more time")
+            return program
 
-    def _placed(self, program: Program, target: str, ledger: Ledger) -> Program:
-        leaves = program.example_leaves
-        assert leaves is not None
+    def _placed(self, program: Program, target: str, leaves: Leaves, ledger: Ledger) -> Program:
         costs = measured(program.graph_module, target, leaves, _decided_float(program), seconds=self.seconds / 2)
-        if costs is None:
+        graphs = {} if costs is None else candidates(program.graph_module, costs)
+        if costs is None or not graphs:
             return program
-        placement = place(costs.problem)
-        graphs = _candidates(program.graph_module, costs, placement)
-        if not graphs:
-            return program
-        calls: dict[str, Callable[[], object]] = {QUANTIZED: lambda: costs.quantized(*leaves)}
-        for name, graph in graphs.items():
-            calls[name] = _call(replace(program, graph_module=graph), target, leaves)
+        calls = {QUANTIZED: lambda: costs.quantized(*leaves)}
+        calls |= {name: _call(replace(program, graph_module=made), target, leaves) for name, made in graphs.items()}
         times = raced(calls, seconds=self.seconds / 2)
-        best = winner(times, QUANTIZED)
         told = ", ".join(f"{name} {in_words(seconds)}" for name, seconds in times.items())
+        best = winner(times, QUANTIZED)
         if best == QUANTIZED:
-            ledger.notice("FXQ518", f"everything stays int8, which is as fast as any placement: {told} a call")
+            ledger.notice("FXQ518", f"everything stays int8: placing ops in float gains nothing here ({told} a call)")
             return program
         placed = replace(program, graph_module=graphs[best])
-        count = _settle(placed, ledger)
-        ledger.notice("FXQ518", f"{count} of {len(costs.found.coded)} kernels compute in float: {told} a call")
+        _settle(placed, ledger)
+        count = sum(1 for name in costs.found.coded if _is_placed(placed, name))
+        kernels = f"{count} of {len(costs.found.coded)} int8 kernels are in float, which is faster"
+        ledger.notice("FXQ518", f"{kernels} ({told} a call)")
         return placed
 
 
-def _has_codes(program: Program) -> bool:
-    from fxquant.passes._canonical import is_activation_quantize
-
-    return any(map(is_activation_quantize, program.graph.nodes))
-
-
-def _call(program: Program, target: str, leaves: tuple[torch.Tensor, ...]) -> Callable[[], object]:
-    lowered = NativeGraph(program.graph_module, target, dict(_decided_float(program))).build().graph_module
-    return lambda: lowered(*leaves)
-
-
-def _candidates(canonical: fx.GraphModule, costs: Measured, placement: Placement) -> dict[str, fx.GraphModule]:
-    """The cut, and the whole in float where that is another graph. None where the cut is what there is already."""
-    coded = costs.found.coded
-    chosen = placement.int8 & coded
-    if chosen == coded:
+def candidates(canonical: fx.GraphModule, costs: Measured) -> dict[str, fx.GraphModule]:
+    """The cut, and the whole in float where that is another graph. None where the cut promises no gain."""
+    problem, coded = costs.problem, costs.found.coded
+    chosen = place(problem).int8
+    if not is_gain(problem.seconds(coded), problem.seconds(chosen)):
         return {}
     made = {PLACED: _with(canonical, costs, chosen)}
-    if any(not unit.is_requantize for name, unit in costs.found.units.items() if name in chosen):
+    if any(not costs.found.units[name].is_requantize for name in chosen):
         made[PLAIN] = _with(canonical, costs, frozenset())
     return made
 
 
 def _with(canonical: fx.GraphModule, costs: Measured, int8: frozenset[str]) -> fx.GraphModule:
-    why = {
-        name: ("float32", _why(costs, int8, name))
+    ops = {op.name: op for op in costs.problem.ops}
+    floating = {
+        name: (
+            "bfloat16" if ops[name].bfloat16 < ops[name].float32 else "float32",
+            _why(costs.problem, int8, ops[name]),
+        )
         for name in costs.found.coded - int8
         if not costs.found.units[name].is_requantize
     }
-    return replaced(canonical, costs.found, int8, why)
+    return replaced(canonical, costs.found, int8, floating)
 
 
-def _why(costs: Measured, int8: frozenset[str], name: str) -> str:
+def _why(problem: Problem, int8: frozenset[str], op: Op) -> str:
     """The op's own times, and what its conversions would take more if it alone were on codes."""
-    problem = costs.problem
-    op = next(op for op in problem.ops if op.name == name)
-    more = problem.seconds(int8 | {name}) - problem.seconds(int8) - op.int8 + op.floating
-    return f"{in_words(op.floating)} in float, {in_words(op.int8)} on codes and {in_words(more)} for conversions"
+    more = problem.seconds(int8 | {op.name}) - problem.seconds(int8) - op.int8 + op.floating
+    own = f"{in_words(op.floating)}; on codes {in_words(op.int8)}"
+    return f"{own} and {in_words(more)} for conversions" if more > 0 else own
 
 
-def _settle(program: Program, ledger: Ledger) -> int:
-    """A row for each node that was placed; how many there are."""
-    found = [node for node in program.graph.nodes if placed_as(node)]
-    for node in found:
-        if origins(node):
+def _call(program: Program, target: str, leaves: Leaves) -> Callable[[], object]:
+    lowered = NativeGraph(program.graph_module, target, _decided_float(program)).build().graph_module
+    return lambda: lowered(*leaves)
+
+
+def _is_placed(program: Program, name: str) -> bool:
+    return any(node.name == name and placed_as(node) for node in program.graph.nodes)
+
+
+def _settle(program: Program, ledger: Ledger) -> None:
+    """A row for each node that was placed."""
+    for node in program.graph.nodes:
+        if placed_as(node) and origins(node):
             effective = held_as(node, program.graph_module) or FLOAT
             ledger.settle(node, effective, kept_because(node), code="FXQ518")
-    return len(found)
 
 
 def in_words(seconds: float) -> str:
     """'1.20 ms', '35 µs'."""
-    sign, size = ("-" if seconds < 0 else ""), abs(seconds)
-    return f"{sign}{size * 1e3:.2f} ms" if size >= 1e-3 else f"{sign}{size * 1e6:.3g} µs"
+    return f"{seconds * 1e3:.2f} ms" if abs(seconds) >= 1e-3 else f"{seconds * 1e6:.3g} µs"

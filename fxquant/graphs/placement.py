@@ -56,6 +56,11 @@ class Op:
         """Seconds in the better of the two floating-point formats."""
         return min(self.float32, self.bfloat16)
 
+    @property
+    def format(self) -> str:
+        """Which of the two that is; float32 where they are alike."""
+        return "bfloat16" if self.bfloat16 < self.float32 else "float32"
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
