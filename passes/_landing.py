@@ -11,6 +11,7 @@ from fxquant.passes._canonical import grid_of
 from fxquant.passes._functional import is_weighted
 from fxquant.passes._native_recurrent import KERNELS
 from fxquant.passes._weights import INT8_WEIGHTS, held_as
+from fxquant.placed import placed_as
 from fxquant.plan import Mode
 from fxquant.program import Program
 from fxquant.torch_ao import split_fused
@@ -40,6 +41,8 @@ def not_lowered(program: Program, native: Mapping[fx.Node, str], refused: Mappin
     for node in program.graph.nodes:
         decision = None if program.plan is None else program.plan.of(node)
         if decision is None or not decision.fallbacks or decision.mode not in _COMPUTED or node in native:
+            continue
+        if placed_as(node):  # it could run as its link says, and is faster in float
             continue
         if held_as(node, program.graph_module) == INT8_WEIGHTS or node.target in KERNELS:
             found.setdefault(decision.site, refused.get(node) or _without_kernel(program, node, decision.op))

@@ -17,7 +17,7 @@ from torch import fx
 
 from fxquant.errors import LoweringError, ParityError
 from fxquant.graphs.snapshot import TensorInfo
-from fxquant.keep_float import is_kept_float
+from fxquant.keep_float import BY_DECISION, is_kept_float
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import origins, part_of, site_of, where
 from fxquant.passes._canonical import grid_of
@@ -27,6 +27,7 @@ from fxquant.passes._native_ops import is_shared
 from fxquant.passes._parity import Mismatch, mismatches
 from fxquant.passes._weights import INT8_WEIGHTS, held_as
 from fxquant.pipeline import Pass
+from fxquant.placed import placed_as
 from fxquant.plan import HELD_MODES, Mode
 from fxquant.program import Finding, Program, Stage
 from fxquant.torch_ao import engine, quiet
@@ -79,6 +80,8 @@ class LowerNative(Pass):
 
     def _settle(self, program: Program, lowered: Lowered, found: tuple[Mismatch, ...], ledger: Ledger) -> None:
         for node, why in lowered.native.items():
+            if placed_as(node):
+                continue  # its row has the times that it was placed by
             ledger.settle(node, _runs_as(program, node), why)
         for node, why in lowered.refused.items():
             if self.strict and not may_fall(program, node):
@@ -143,7 +146,7 @@ def _decided_float(program: Program) -> dict[fx.Node, str]:
         decision = None if program.plan is None else program.plan.of(node)
         is_float = decision is not None and decision.mode is Mode.FLOAT
         if is_kept_float(node) or (is_float and not is_shared(node.op, node.target, program.module_of(node))):
-            found[node] = "it stays float by decision"
+            found[node] = BY_DECISION
     return found
 
 
