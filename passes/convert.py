@@ -27,6 +27,7 @@ from fxquant.observers import format_of
 from fxquant.origin import adopt, carry, split_last
 from fxquant.passes import _embedding, _handlers, _recurrent, _simulated
 from fxquant.passes._canonical import is_activation_dequantize
+from fxquant.passes._clamped import NARROWED
 from fxquant.passes._functional import emit, is_weighted
 from fxquant.passes._held import own_ask
 from fxquant.passes._moving import KEEPS_VALUES
@@ -87,7 +88,7 @@ def _keep_what_others_read(program: Program) -> None:
 
 
 def _quantize_activation(program: Program, node: fx.Node, observation: Observation) -> None:
-    """x → observer becomes x → quantize → dequantize."""
+    """x → observer becomes x → quantize → dequantize; before a clamp that it stands for as well, too."""
     graph, source = program.graph, node.all_input_nodes[0]
     watched = float_range(observation.module)
     if watched is not None:
@@ -98,14 +99,22 @@ def _quantize_activation(program: Program, node: fx.Node, observation: Observati
         graph.erase_node(node)
         return
     qparams = _kept_from(program, source) or observation.qparams()
-    limits = qparams.quant_min, qparams.quant_max, qparams.dtype
-    with graph.inserting_before(node):
-        literals = float(qparams.scale), int(qparams.zero_point)
-        codes = graph.call_function(qdq.quantize_per_tensor, (source, *literals, *limits))
-        value = graph.call_function(qdq.dequantize_per_tensor, (codes, *literals))
-    adopt(codes, node), adopt(value, node)
-    node.replace_all_uses_with(value)
+    if NARROWED in source.meta:
+        [unclamped] = source.all_input_nodes
+        source.replace_input_with(unclamped, _rounded(unclamped, qparams, before=source, like=unclamped))
+    node.replace_all_uses_with(_rounded(source, qparams, before=node, like=node))
     graph.erase_node(node)
+
+
+def _rounded(value: fx.Node, qparams: QParams, *, before: fx.Node, like: fx.Node) -> fx.Node:
+    """value → quantize → dequantize, with the line and scope of `like`."""
+    graph, literals = before.graph, (float(qparams.scale), int(qparams.zero_point))
+    limits = qparams.quant_min, qparams.quant_max, qparams.dtype
+    with graph.inserting_before(before):
+        codes = graph.call_function(qdq.quantize_per_tensor, (value, *literals, *limits))
+        rounded = graph.call_function(qdq.dequantize_per_tensor, (codes, *literals))
+    adopt(codes, like), adopt(rounded, like)
+    return rounded
 
 
 def _kept_from(program: Program, source: fx.Node) -> QParams | None:
