@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from fxquant.custom import handled_by
 from fxquant.errors import PassError
 from fxquant.float_formats import FloatFormat, choose_float_scale, simulate_float
 from fxquant.float_observer import float_range
+from fxquant.floors import REMEDY, bitten_channels, floor_of
 from fxquant.graphmodule import drop_unused_modules
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, QParams, observer_of
@@ -32,13 +33,14 @@ from fxquant.passes._functional import emit, is_weighted
 from fxquant.passes._held import own_ask
 from fxquant.passes._moving import KEEPS_VALUES
 from fxquant.passes._ties import share_codes, tied_layers
-from fxquant.passes._weights import INT8_WEIGHTS, fetch, store, store_half
+from fxquant.passes._weights import INT8_WEIGHTS, QuantizedWeight, fetch, store, store_half
 from fxquant.passes.insert_observers import OBSERVED
 from fxquant.pipeline import Pass
 from fxquant.plan import HELD_MODES, Decision, Mode
 from fxquant.program import Program, Stage
 from fxquant.targets import has_saturation_risk, isa
 from fxquant.torch_ao import read_qconfig, split_fused
+from fxquant.values import fetched
 
 TRAINED = "fxq_trained"  # meta key: a qconfig whose weight observer gives the scales that training used
 
@@ -141,12 +143,25 @@ def _convert_layer(program: Program, node: fx.Node, ledger: Ledger) -> None:
         _embedding.convert(program, node, decision)
     elif is_weighted(base):
         _BY_MODE[decision.mode](program, node, decision.qconfig)
+        _tell_of_floor(program, str(node.target), base.weight, decision.qconfig, ledger)  # type: ignore[arg-type]
     else:
         return
     if decision.mode in HELD_MODES:  # what an engine runs is settled again when it is lowered
         held = _held_as(decision)
         why = f"{program.target} has no kernel for {type(base).__name__} on {held} alone: the weight is widened ahead"
         ledger.settle(node, held, why)
+
+
+def _tell_of_floor(program: Program, name: str, weight: torch.Tensor, qconfig: Any, ledger: Ledger) -> None:
+    """FXQ322 for a weight whose values are so small that the observer's eps is wider than their step."""
+    held = fetched(program.graph_module, name)
+    floor = floor_of(qconfig.weight()) if isinstance(held, QuantizedWeight) else None
+    if floor is None:
+        return
+    count = bitten_channels(weight, held.weight_scale, held.axis, floor)
+    if count:
+        told = f"the weight of '{name}' has {count} channel{'s'[: count != 1]} with values below its observer's"
+        ledger.notice("FXQ322", f"{told} eps={floor:.3g}: codes are lost", module=name, hint=REMEDY)
 
 
 def _held_as(decision: Decision) -> str:
