@@ -50,6 +50,7 @@ class Program:
     stage: Stage
     signature: Signature
     example_leaves: tuple[torch.Tensor, ...] | None = None  # one example of the graph's inputs, where one is known
+    call_leaves: tuple[torch.Tensor, ...] | None = None  # of the call that the caller gave as an example, whole
     values: Mapping[str, Any] = field(default_factory=dict)  # origin → dtype and shape of what the traced node gave
     plan: QuantPlan | None = None
     target: str = "x86"  # what runs it in the end, a name of the table of targets

@@ -30,9 +30,9 @@ def lowering_of(steps: Pipeline) -> Pass | None:
     return next((step for step in steps if step.yields is Stage.LOWERED), None)
 
 
-def targets_of(step: Pass) -> tuple[str, ...]:
-    """The targets that a pass lowers for; none for a pass that is not ours."""
-    return tuple(name for name, target in TARGETS.items() if target.lowering == step.name)
+def targets_of(name: str | None) -> tuple[str, ...]:
+    """The targets that the pass of this name lowers for; none for a pass that is not ours."""
+    return tuple(target.name for target in TARGETS.values() if target.lowering == name)
 
 
 def at_conversion(steps: Pipeline) -> tuple[Pipeline, Pipeline]:

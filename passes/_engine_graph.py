@@ -48,7 +48,7 @@ def engine_graph(
     why = ""
     for _ in range(MOST_TRIES):
         try:
-            cut = Cut(canonical, frozenset(stays))
+            cut = _worth_a_call(canonical, frozenset(stays))
             return _Assembly(cut, stays, build, target, may_run).finished(leaves)
         except EngineRefusal as refusal:
             more = _more(canonical, nodes.get(refusal.node), stays)
@@ -57,6 +57,14 @@ def engine_graph(
             why = refusal.why
             stays |= dict.fromkeys(more, _why(canonical, nodes[refusal.node], target, refusal))
     raise EngineRefusal(f"{target} still refuses a part of it after {MOST_TRIES} tries, the last time: {why}")
+
+
+def _worth_a_call(canonical: fx.GraphModule, stays: frozenset[fx.Node]) -> Cut:
+    """The cut where each call of the engine computes something of the model's; a quantize alone is torch's too."""
+    cut = Cut(canonical, stays)
+    pieces = [cut.piece(index + 1) for index in range(cut.count)]
+    small = [node for piece in pieces if not any(map(origins, piece)) for node in piece]
+    return _worth_a_call(canonical, stays.union(small)) if small else cut
 
 
 def _more(canonical: fx.GraphModule, node: fx.Node | None, stays: dict[fx.Node, str]) -> tuple[fx.Node, ...]:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from fxquant.engines.engine import EngineRefusal
-from fxquant.errors import LoweringError
+from fxquant.errors import LoweringError, ParityError
 from fxquant.graphs.snapshot import TensorInfo
-from fxquant.ledger import Ledger
+from fxquant.ledger import FLOAT, Ledger
 from fxquant.passes import _engine_rows
-from fxquant.passes._engine_graph import Build, engine_graph
+from fxquant.passes._end_to_end import fault
+from fxquant.passes._engine_graph import Build, EngineGraph, engine_graph
 from fxquant.program import Program, Stage
 from fxquant.torch_ao import engine, quiet
 from fxquant.values import known_value
@@ -33,13 +34,15 @@ def lowered(program: Program, ledger: Ledger, module: str, *, is_strict: bool, i
         ParityError: FXQ514 when its outputs are further from the un-rounded model than the canonical graph's.
     """
     target, unlowered = module.rpartition(".")[2], ledger.state()
-    leaves = _example(program)
+    leaves = program.call_leaves or _example(program)
     try:
         with engine(program.engine), quiet():
             build: Build = import_module(module).build
             made = engine_graph(program.graph_module, leaves, build, target, may_run=not program.is_foreign)
     except EngineRefusal as refusal:
         raise refused(target, refusal.why) from refusal
+    if is_checked and program.example_leaves is not None:
+        _check(program, made, target)
     _engine_rows.settle(program, target, made.engines, made.in_torch, ledger, is_strict=is_strict)
     return replace(
         program,
@@ -51,6 +54,19 @@ def lowered(program: Program, ledger: Ledger, module: str, *, is_strict: bool, i
         findings=(),
         unlanded={},
     )
+
+
+def _check(program: Program, made: EngineGraph, target: str) -> None:
+    assert program.example_leaves is not None
+    float_type = next((kind for one in made.engines if (kind := getattr(one, "float_type", ""))), FLOAT)
+    try:
+        told = fault(program.graph_module, made.graph_module.forward, program.example_leaves, float_type)
+    except Exception as error:  # of whatever kind: it took the graph, and fails on the example
+        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        raise refused(target, f"it fails on the example inputs: {said}") from error
+    if told:
+        hint = "another target may compute it right; target='auto' and strict=False fall back by themselves"
+        raise ParityError("FXQ514", f"{target} computes something else: {told}", hint=hint)
 
 
 def refused(target: str, why: str) -> LoweringError:

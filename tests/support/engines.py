@@ -45,7 +45,7 @@ def choosy(*refused: Any, name: str = "openvino", is_named: bool = True) -> Buil
 
     def build(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, threads: int) -> EngineModule:
         for node in canonical.graph.nodes:
-            if node.target in refused:
+            if node.op.startswith("call") and node.target in refused:
                 raise EngineRefusal("it has no such op", node.name if is_named else "")
         return faithful(name)(canonical, leaves, threads=threads)
 
