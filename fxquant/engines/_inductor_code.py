@@ -46,7 +46,7 @@ class Code:
 def compiled(
     canonical: fx.GraphModule, leaves: tuple[Tensor, ...], threads: int, opened: OpenSizes = frozenset()
 ) -> Code:
-    """The graph compiled for the shapes of `leaves`, some of whose sizes may be open. EngineRefusal where that fails."""
+    """The graph compiled for the shapes of `leaves`; the sizes `opened` are open. EngineRefusal where that fails."""
     plain: frozenset[str] = frozenset()
     with _LOCK, _undisturbed(), torch.inference_mode(False), torch.no_grad():
         while True:
