@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
@@ -115,6 +114,8 @@ class _Sizes:
         self.stand_ins: list[Tensor] = [*fakes] or [*leaves]
 
     def _stand_in(self, mode: FakeTensorMode, index: int) -> Tensor:
+        from torch._dynamo.source import ConstantSource
+
         leaf = self.leaves[index]
         kinds = [
             DimDynamic.DYNAMIC if (index, place) in self.opened else DimDynamic.STATIC for place in range(leaf.dim())
@@ -160,8 +161,8 @@ def _refusal(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], error: Excep
 
 def _at_fault(canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -> str:
     """The first node that does not run on tensors without values; '' where all do."""
+    walk = _Walk(decomposed(canonical))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        walk = _Walk(decomposed(canonical))
         try:
             walk.run(*(mode.from_tensor(leaf.detach()) for leaf in leaves))
         except Exception:  # whatever it is, this node raises it
