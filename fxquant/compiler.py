@@ -29,6 +29,7 @@ from fxquant.request import CaptureRequest
 from fxquant.rounds import Rounds, Start
 from fxquant.sandbox import one_compilation
 from fxquant.source import Source
+from fxquant.tails import LOWERING_PASSES, tail_names
 from fxquant.torch_ao import engine
 from fxquant.trainable import TrainableModel
 
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from fxquant.training.schedule import QATSchedule
 
 
-def default_pipeline(**options: Any) -> Pipeline:
-    """The compiler, top to bottom. Options of a pass go by its name: `calibrate={'max_batches': 8}`."""
+def default_pipeline(*, target: str = targets.AUTO, **options: Any) -> Pipeline:
+    """The compiler, top to bottom, for a target. Options of a pass go by its name: `calibrate={'max_batches': 8}`."""
     return Pipeline(
         (
             _step("select-qconfigs", options),  # decide, on the graph as the user wrote it
@@ -53,7 +54,7 @@ def default_pipeline(**options: Any) -> Pipeline:
             _step("insert-observers", options),
             _step("calibrate", options),
             _step("convert", options),  # the canonical graph
-            _step("lower-native", options),  # the same on an engine
+            *(_step(name, options) for name in tail_names(target)),  # the same on an engine
         )
     )
 
@@ -159,12 +160,14 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
                 ledger,
                 is_batch=is_batch,
             ),
-            target=resolution.engine,
+            target=resolution.target,
             policy=policy.text or policy.title,
         )
         ledger.notice("FXQ507", resolution.reason)
+        lowering = {"strict": strict}
         pipeline = _pipeline(
             passes,
+            target=resolution.target,
             select_qconfigs={"policy": policy, "strict": strict},
             skip_batchnorm={"names": tuple(skip_batchnorm)},
             custom_modules={"handlers": tuple(custom_modules), "strict": strict},
@@ -176,7 +179,7 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
                 "max_batches": max_batches,
                 "on_nonfinite": on_nonfinite,
             },
-            lower_native={"strict": strict},
+            **{name.replace("-", "_"): lowering for name in LOWERING_PASSES},
         )
         source = Source(weakref.ref(float_model), before, concrete_args, (*leaf_modules, *kinds))
         before_it = float_model.history if isinstance(float_model, TrainableModel) else ()
@@ -232,10 +235,10 @@ def _example(
     return call.args, call.kwargs
 
 
-def _pipeline(passes: Pipeline | Sequence[Pass | str] | None, **options: Any) -> Pipeline:
+def _pipeline(passes: Pipeline | Sequence[Pass | str] | None, *, target: str, **options: Any) -> Pipeline:
     """The pipeline to run, its passes that came by name filled with what this compilation knows."""
     if passes is None:
-        return default_pipeline(**options)
+        return default_pipeline(target=target, **options)
     if isinstance(passes, Pipeline):
         return Pipeline(tuple(_filled(step, options) for step in passes))
     return Pipeline(tuple(_step(step, options) if isinstance(step, str) else _filled(step, options) for step in passes))
@@ -253,7 +256,7 @@ def _finisher(observers: Sequence[Observer]) -> Callable[[Pipeline], Finish]:
 
     def finisher(tail: Pipeline) -> Finish:
         def finish(program: Program, ledger: Ledger, samples: int) -> tuple[Program, tuple[PassRecord, ...]]:
-            with _compiler(program.target):
+            with _compiler(program.engine):
                 return tail.run(program, ledger, observers=observers)
 
         return finish
@@ -281,7 +284,7 @@ def _run(
     records = (*history, *records, *more)
 
     def finish(program: Program, ledger: Ledger, samples: int) -> tuple[Program, tuple[PassRecord, ...]]:
-        with _compiler(program.target):
+        with _compiler(program.engine):
             return rounds.finish(program, ledger, start, samples)
 
     waits = bool(tail.passes) and getattr(tail.passes[0], "data", None) is None and has_observers(program)

@@ -90,8 +90,13 @@ class CompiledModel(CapturedModel):
 
     @property
     def target(self) -> str:
-        """The engine it was compiled for."""
+        """What it was compiled for: a name of the table of targets."""
         return self._program.target
+
+    @property
+    def engine(self) -> str:
+        """The engine of torch's own that its plan is for; the target itself, where that is one."""
+        return self._program.engine
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. FXQ107/FXQ503 when the arguments are not what it was captured with.
@@ -228,7 +233,7 @@ class CompiledModel(CapturedModel):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy with weights, ledger and observers of its own."""
-        with one_compilation(), engine(self.target):  # packed weights are packed again, for the engine that is set
+        with one_compilation(), engine(self.engine):  # packed weights are packed again, for the engine that is set
             return super().__deepcopy__(memo)
 
     def _frozen(self) -> tuple[Any, ...]:
