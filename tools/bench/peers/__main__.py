@@ -28,6 +28,8 @@ QUICK = ("lstm", "float-eager,fx-onednn,fxquant-onednn")
 @click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), help="A file of --json, not a run.")
 @click.option("--json", "target", type=click.Path(dir_okay=False), help="Write all numbers here.")
 @click.option("--chart", type=click.Path(dir_okay=False), help="Draw the ratios here (.svg or .png).")
+@click.option("--profile", "profiled", default="", help="Not a run: op by op, this model on OpenVINO beside --peer's.")
+@click.option("--peer", default="nncf", show_default=True, help="A side on OpenVINO, for --profile.")
 @click.option("--readme", is_flag=True, help="Print the README's table, and nothing else.")
 def main(
     models: str,
@@ -41,6 +43,8 @@ def main(
     source: str | None,
     target: str | None,
     chart: str | None,
+    profiled: str,
+    peer: str,
     readme: bool,
 ) -> None:
     """fxquant against stock FX, torchao PT2E, ONNX Runtime's quantizer, NNCF with OpenVINO, and float, per engine."""
@@ -49,6 +53,9 @@ def main(
     from fxquant.tools.bench.peers.measured import Result
     from fxquant.tools.bench.report import show
 
+    if profiled:
+        _profile(profiled, peer, threads, quick=quick, tests=tests)
+        return
     if source is not None:
         result = Result.of_dict(json.loads(Path(source).read_text(encoding="utf-8")))
     else:
@@ -85,6 +92,16 @@ def _run(
     zoo = load_zoo(tests, "BENCHED")
     settings = Settings(batches, min(rounds, 3) if quick else rounds, threads, not quick, tests)
     return measure(pick(zoo, models) if models else zoo, sides, settings, told=_progress)
+
+
+def _profile(name: str, peer: str, threads: int, *, quick: bool, tests: str | None) -> None:
+    from fxquant.tools.bench.peers.profiling import profile
+    from fxquant.tools.bench.peers.sides import SIDES
+    from fxquant.tools.bench.zoo import load_zoo, pick
+
+    on_openvino = {side.name: side for side in SIDES.values() if side.function.startswith("by_openvino:")}
+    pick(on_openvino, peer, "side on OpenVINO")
+    profile(name, pick(load_zoo(tests, "BENCHED"), name)[name], peer, full=not quick, threads=threads)
 
 
 def _sides(wanted: str, *, slow: bool) -> list[Side]:

@@ -33,8 +33,8 @@ def draw(result: Result, path: Path) -> None:
             _row(axes, place, model, rows)
         axes.axvline(1.0, color="black", linewidth=1.0, zorder=1)
         axes.set_xscale("log", base=2)
-        axes.set_xlim(0.6, _LARGEST * 1.12)
-        ticks = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+        axes.set_xlim(_least(models, rows) * 0.9, _LARGEST * 1.12)
+        ticks = (0.25, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -50,6 +50,15 @@ def draw(result: Result, path: Path) -> None:
         figure.legend(handles=_legend(axes), loc="outside upper center", ncols=3, frameon=False)
         metadata: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {}
         figure.savefig(path, metadata=metadata, dpi=150)
+
+
+def _least(models: list[ModelResult], rows: int) -> float:
+    """The smallest ratio, or somewhat below one."""
+    found = [0.7]
+    for model in models:
+        best = model.fastest(rows)
+        found += [model.ratio(side, best, rows).median for side in model.timed(rows)] if best is not None else []
+    return min(found)
 
 
 def _label(model: ModelResult, rows: int) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fxquant.tools.bench.peers.measured import ModelResult, Result, SideResult
+from fxquant.tools.bench.peers.measured import EQUAL_DB, ModelResult, Result, SideResult
 from fxquant.tools.bench.report import Check
 
-EQUAL_DB = 0.5  # a peer whose SQNR is within this of ours, or below, has no more accuracy
 NATIVE = {"mobilenet_v2": 0.60, "resnet18": 0.95}  # model → of stock FX's best
 WINS, WINNING = 4, 0.95
 
@@ -33,7 +32,7 @@ def _of_model(model: ModelResult, rows: int) -> Iterator[Check]:
         best = min(present, key=lambda side: side.timing(rows).median)
         yield _ratio(f"{model.model}: native / stock FX", NATIVE[model.model], model, native, best, rows)
     own, theirs = model.find("fxquant-onnxruntime", rows), model.find("onnxruntime-static", rows)
-    if own is not None and theirs is not None:
+    if own is not None and theirs is not None and own.build_seconds and theirs.build_seconds:
         told = f"{own.build_seconds:.1f} and {theirs.build_seconds:.1f} s"
         measured = own.build_seconds / theirs.build_seconds
         yield Check(f"{model.model}: compile for onnxruntime / its own quantizer", "at most", 1.5, measured, "", told)

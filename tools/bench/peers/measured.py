@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fxquant.comparing.timing import Ratio, Timing, ratio
 from fxquant.tools.bench.peers.sides import SIDES, Side
+
+EQUAL_DB = 0.5  # a peer whose SQNR is at most this above ours has no more accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class SideResult:
 
     side: str
     failure: str = ""
-    build_seconds: float = float("nan")  # of the first batch size
+    build_seconds: float | None = None  # of the first batch size
     sqnr_db: Mapping[int, float] = field(default_factory=dict)
     seconds: Mapping[int, tuple[float, ...]] = field(default_factory=dict)  # a call, one number a round
     note: str = ""
@@ -74,8 +77,13 @@ class Result:
         return tuple(self.about["batches"])
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return asdict(self)
+        """Plain data, for JSON, which has no word for infinity: an SQNR of it is text."""
+        given = asdict(self)
+        for side in (side for model in given["models"] for side in model["sides"]):
+            side["sqnr_db"] = {
+                rows: value if math.isfinite(value) else str(value) for rows, value in side["sqnr_db"].items()
+            }
+        return given
 
     @classmethod
     def of_dict(cls, given: Mapping[str, Any]) -> Result:
@@ -88,7 +96,7 @@ class Result:
 
 def _side(given: Mapping[str, Any]) -> SideResult:
     by_rows = {
-        "sqnr_db": {int(rows): value for rows, value in given["sqnr_db"].items()},
+        "sqnr_db": {int(rows): float(value) for rows, value in given["sqnr_db"].items()},
         "seconds": {int(rows): tuple(values) for rows, values in given["seconds"].items()},
     }
     return SideResult(**{**given, **by_rows})
