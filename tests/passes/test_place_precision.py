@@ -25,15 +25,16 @@ from fxquant.graphs.snapping import snapshot_of
 from fxquant.keep_float import kept_because
 from fxquant.ledger import Ledger
 from fxquant.numerics import sqnr_db
-from fxquant.passes import _placing_clock, _placing_race, place_precision
+from fxquant.passes import _placing_clock, _placing_native, _placing_race, place_precision
 from fxquant.passes._native_graph import NativeGraph
 from fxquant.passes._placeable import placeable
 from fxquant.passes._placing_clock import TooSlow, clocked
+from fxquant.passes._placing_contest import PLACED, PLAIN, QUANTIZED
 from fxquant.passes._placing_native import measured
 from fxquant.passes._placing_race import raced, winner
 from fxquant.passes._replaced import replaced
 from fxquant.passes.lower_native import LowerNative, _decided_float
-from fxquant.passes.place_precision import PLACED, PLAIN, QUANTIZED, PlacePrecision
+from fxquant.passes.place_precision import PlacePrecision
 from fxquant.placed import place_in, placed_as
 from fxquant.program import Program
 from fxquant.targets import isa
@@ -115,7 +116,7 @@ def plant(monkeypatch, costs=None, times=None):
             ops = tuple(costs(op) for op in found.problem.ops)
             return replace(found, problem=replace(found.problem, ops=ops))
 
-        monkeypatch.setattr(place_precision, "measured", planted)
+        monkeypatch.setattr(_placing_native, "measured", planted)
     if times is not None:
 
         def race(calls, *, seconds):
@@ -283,7 +284,7 @@ def test_the_whole_in_float_wins_where_it_is_faster_than_the_cut(monkeypatch):
     )
     made, ledger = run(converted())
     assert "everything float 1.00 ms" in ledger.notices[0].reason
-    assert "7 of 7 int8 kernels are in float" in ledger.notices[0].reason
+    assert "9 ops that could run on codes are in float" in ledger.notices[0].reason
     assert not [node for node in made.graph.nodes if node.target is fxquant.qdq.quantize_per_tensor]
 
 
@@ -296,7 +297,7 @@ def test_where_the_cut_promises_no_gain_nothing_is_raced_or_said(monkeypatch):
 
 @pytest.mark.parametrize("options", [{"enabled": False}, {"strict": True}])
 def test_strict_and_disabled_keep_everything_as_it_was_asked(monkeypatch, options):
-    monkeypatch.setattr(place_precision, "measured", None)
+    monkeypatch.setattr(place_precision, "_contest", None)
     made, ledger = run(converted(), **options)
     assert made is converted() and not len(ledger)
 
