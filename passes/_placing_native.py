@@ -7,19 +7,22 @@ and, where the CPU has it, that one with its layers in bfloat16.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor, fx
 
 from fxquant.engines.crossing_costs import native_crossing
-from fxquant.graphs.placement import Op, Problem, Value
+from fxquant.graphs.placement import Op, Problem, Value, place
 from fxquant.keep_float import BY_DECISION, is_kept_float
 from fxquant.passes._native_formats import PLACED_LAYERS
 from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._placeable import Placeable, Unit, placeable
 from fxquant.passes._placing_clock import Clock, clocked
+from fxquant.passes._placing_contest import PLACED, PLAIN, QUANTIZED, Contest, in_words
+from fxquant.passes._placing_race import is_gain
 from fxquant.passes._replaced import replaced
+from fxquant.program import Program
 from fxquant.targets import isa
 
 
@@ -109,3 +112,59 @@ def _seconds(clock: Clock, nodes: Iterable[fx.Node | None]) -> float:
 
 def _size(clock: Clock, node: fx.Node | None) -> int:
     return 0 if node is None else clock.sizes.get(node, 0)
+
+
+# The graphs to choose among -------------------------------------------------------------------------------------------
+
+Avoided = Callable[[Program], dict[fx.Node, str]]
+
+
+def contest(program: Program, leaves: tuple[Tensor, ...], avoided: Avoided, *, seconds: float) -> Contest | None:
+    """All in int8, the cut, and all in float. None where nothing is on codes, or the cut promises no gain.
+
+    `avoided` tells of a program which of its nodes stay float. Raises TooSlow. The engine is the caller's.
+    """
+    canonical, target = program.graph_module, program.engine
+    costs = measured(canonical, target, leaves, avoided(program), seconds=seconds)
+    graphs = {} if costs is None else candidates(canonical, costs)
+    if costs is None or not graphs:
+        return None
+    lowered = {QUANTIZED: costs.quantized}
+    for name, made in graphs.items():
+        kept = avoided(replace(program, graph_module=made))
+        lowered[name] = NativeGraph(made, target, kept).build().graph_module
+    calls = {name: _call(made, leaves) for name, made in lowered.items()}
+    return Contest({QUANTIZED: canonical, **graphs}, calls, len(costs.found.coded))
+
+
+def candidates(canonical: fx.GraphModule, costs: Measured) -> dict[str, fx.GraphModule]:
+    """The cut, and the whole in float where that is another graph. None where the cut promises no gain."""
+    problem, coded = costs.problem, costs.found.coded
+    chosen = place(problem).int8
+    if not is_gain(problem.seconds(coded), problem.seconds(chosen)):
+        return {}
+    made = {PLACED: _with(canonical, costs, chosen)}
+    if any(not costs.found.units[name].is_requantize for name in chosen):
+        made[PLAIN] = _with(canonical, costs, frozenset())
+    return made
+
+
+def _with(canonical: fx.GraphModule, costs: Measured, int8: frozenset[str]) -> fx.GraphModule:
+    ops = {op.name: op for op in costs.problem.ops}
+    floating = {
+        name: (ops[name].format, _why(costs.problem, int8, ops[name]))
+        for name in costs.found.coded - int8
+        if not costs.found.units[name].is_requantize
+    }
+    return replaced(canonical, costs.found, int8, floating)
+
+
+def _why(problem: Problem, int8: frozenset[str], op: Op) -> str:
+    """The op's own times, and what its conversions would take more if it alone were on codes."""
+    more = problem.seconds(int8 | {op.name}) - problem.seconds(int8) - op.int8 + op.floating
+    own = f"{in_words(op.floating)}; on codes {in_words(op.int8)}"
+    return f"{own} and {in_words(more)} for conversions" if more > 0 else own
+
+
+def _call(lowered: fx.GraphModule, leaves: tuple[Tensor, ...]) -> Callable[[], object]:
+    return lambda: lowered(*leaves)

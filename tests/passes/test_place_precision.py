@@ -15,22 +15,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxquant
+from fxquant.drawing.building import Wanted, view_of
+from fxquant.drawing.dot import dot_text
 from fxquant.engines import crossing_costs
 from fxquant.engines.crossing_costs import Crossing, Line, crossing_of, fitted
 from fxquant.graphs.placement import Op, place
+from fxquant.graphs.regions import Region, regions
 from fxquant.graphs.snapping import snapshot_of
 from fxquant.keep_float import kept_because
 from fxquant.ledger import Ledger
 from fxquant.numerics import sqnr_db
-from fxquant.passes import _placing_clock, _placing_race, place_precision
+from fxquant.passes import _placing_clock, _placing_native, _placing_race, place_precision
 from fxquant.passes._native_graph import NativeGraph
 from fxquant.passes._placeable import placeable
 from fxquant.passes._placing_clock import TooSlow, clocked
+from fxquant.passes._placing_contest import PLACED, PLAIN, QUANTIZED
 from fxquant.passes._placing_native import measured
 from fxquant.passes._placing_race import raced, winner
 from fxquant.passes._replaced import replaced
 from fxquant.passes.lower_native import LowerNative, _decided_float
-from fxquant.passes.place_precision import PLACED, PLAIN, QUANTIZED, PlacePrecision
+from fxquant.passes.place_precision import PlacePrecision
 from fxquant.placed import place_in, placed_as
 from fxquant.program import Program
 from fxquant.targets import isa
@@ -112,7 +116,7 @@ def plant(monkeypatch, costs=None, times=None):
             ops = tuple(costs(op) for op in found.problem.ops)
             return replace(found, problem=replace(found.problem, ops=ops))
 
-        monkeypatch.setattr(place_precision, "measured", planted)
+        monkeypatch.setattr(_placing_native, "measured", planted)
     if times is not None:
 
         def race(calls, *, seconds):
@@ -280,7 +284,7 @@ def test_the_whole_in_float_wins_where_it_is_faster_than_the_cut(monkeypatch):
     )
     made, ledger = run(converted())
     assert "everything float 1.00 ms" in ledger.notices[0].reason
-    assert "7 of 7 int8 kernels are in float" in ledger.notices[0].reason
+    assert "9 ops that could run on codes are in float" in ledger.notices[0].reason
     assert not [node for node in made.graph.nodes if node.target is fxquant.qdq.quantize_per_tensor]
 
 
@@ -293,7 +297,7 @@ def test_where_the_cut_promises_no_gain_nothing_is_raced_or_said(monkeypatch):
 
 @pytest.mark.parametrize("options", [{"enabled": False}, {"strict": True}])
 def test_strict_and_disabled_keep_everything_as_it_was_asked(monkeypatch, options):
-    monkeypatch.setattr(place_precision, "measured", None)
+    monkeypatch.setattr(place_precision, "_contest", None)
     made, ledger = run(converted(), **options)
     assert made is converted() and not len(ledger)
 
@@ -464,3 +468,43 @@ def test_a_mark_tells_the_format():
     assert placed_as(node) == ""
     place_in(node, "bfloat16", "it is faster")
     assert placed_as(node) == "bfloat16" and kept_because(node) == "placed in bfloat16: it is faster"
+
+
+# The picture ----------------------------------------------------------------------------------------------------------
+
+
+def drawn(snapshot) -> tuple[list[tuple[str, str]], str]:
+    """Arrows that are drawn as the cut, by the first lines of their boxes, and the whole picture as DOT."""
+    view = view_of(snapshot, Wanted())
+    named = {box.id: " ".join(box.lines[:2]) for box in view.boxes}
+    return [(named[one.source], named[one.target]) for one in view.arrows if one.look == "cut"], dot_text(view)
+
+
+@pytest.mark.parametrize("stage", ["converted", "lowered"])
+def test_the_picture_shows_the_cut_and_what_was_placed(stage):
+    program = placed(converted(), found_of(converted()).coded - {"add_1", "mean", "linear"})
+    graph = program.graph_module if stage == "converted" else lowered(program)
+    arrows, dot = drawn(snapshot_of(graph))
+    assert [target for _, target in arrows][1:] == ["GELU gelu"] and arrows[0][0] == "x"
+    assert len(arrows) == conversions(lowered(program)) == 2
+    assert dot.count("placed in float32") == 3 and "dashed arrow: the cut between int8 and float" in dot
+    assert dot.count('style="dashed"') == 2
+
+
+def test_a_cut_through_folded_modules_is_drawn_between_them():
+    program = placed(converted(), found_of(converted()).coded - {"linear"})
+    view = view_of(snapshot_of(lowered(program)), Wanted(depth=1))
+    assert [one.look for one in view.arrows].count("cut") >= 2
+
+
+def test_where_nothing_was_placed_the_picture_has_no_cut():
+    for graph in (converted().graph_module, lowered(converted())):
+        arrows, dot = drawn(snapshot_of(graph))
+        assert not arrows and "cut" not in dot and "placed" not in dot
+
+
+def test_what_was_placed_is_no_op_on_codes_in_any_analysis():
+    program = placed(converted(), found_of(converted()).coded - {"relu_1", "linear"})
+    found = regions(snapshot_of(program.graph_module))
+    assert [found[name] for name in ("add", "relu_1", "linear")] == [Region.FLOAT, Region.FLOAT, Region.WEIGHTS]
+    assert found["conv2d_1"] is Region.QUANTIZED
