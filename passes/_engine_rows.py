@@ -18,6 +18,7 @@ from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import origins, part_of, scope, site_of, where
 from fxquant.passes._pieces import is_plain
 from fxquant.passes._weights import INT8_WEIGHTS, held_as
+from fxquant.placed import placed_as
 from fxquant.plan import HELD_MODES, Decision, Mode
 from fxquant.program import Program
 from fxquant.values import fetched
@@ -47,6 +48,8 @@ def settle(
         if place not in said or (kind == INT8 and said[place][1] != INT8):
             said[place] = node, kind
     for node, kind in said.values():
+        if placed_as(node) and node not in in_torch:
+            continue  # its row has the times that it was placed by
         _settle(node, kind, program, target, in_torch.get(node, ""), ledger, is_strict=is_strict)
     _settle_gone(program, ledger)
 
