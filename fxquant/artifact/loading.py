@@ -80,7 +80,7 @@ def _compiled(
     program = replace(_program(artifact, leaves), target=target)
     options = {"check": check_probe}
     steps = (make(lowering_pass(target), **options),) if artifact.stage is Stage.LOWERED else ()
-    lowering = Lowering(Pipeline(steps), race=race, options=options)
+    lowering = Lowering(Pipeline(steps), race=race, places=False, options=options)
     try:
         program, history = lowering.run(program, artifact.ledger)
     except FxQuantError as error:
