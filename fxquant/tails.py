@@ -38,9 +38,9 @@ def targets_of(name: str | None) -> tuple[str, ...]:
 
 
 def at_conversion(steps: Pipeline) -> tuple[Pipeline, Pipeline]:
-    """The passes up to the canonical graph, and those that lower it."""
+    """The passes up to the canonical graph, and those after it; all of them where none makes it."""
     places = [index + 1 for index, step in enumerate(steps) if step.yields is Stage.CONVERTED]
-    end = places[-1] if places else len(steps)
+    end = places[-1] if places else 0
     return Pipeline(steps.passes[:end]), Pipeline(steps.passes[end:])
 
 
