@@ -74,7 +74,7 @@ class _Walked(fx.Interpreter):
         """The graph module, its forward being this walk."""
         made, walk = self.module, self.run
         assert isinstance(made, fx.GraphModule)
-        type(made).forward = lambda _, *leaves: walk(*leaves)  # type: ignore[method-assign]  # its class is its own
+        type(made).forward = lambda _, *leaves: walk(*leaves)  # its class is its own
         return made
 
 
@@ -98,12 +98,12 @@ def exportable(canonical: fx.GraphModule) -> fx.GraphModule:
     return made
 
 
-def _quantize(graph_module: fx.GraphModule, node: fx.Node) -> None:
+def _quantize(graph_module: fx.GraphModule, node: Any) -> None:
     is_chosen = any(isinstance(argument, fx.Node) for argument in node.args[1:])
     node.target = ops.QUANTIZE_BY if is_chosen else ops.QUANTIZE
 
 
-def _dequantize(graph_module: fx.GraphModule, node: fx.Node) -> None:
+def _dequantize(graph_module: fx.GraphModule, node: Any) -> None:
     codes, *qparams = node.args
     known = [_literal(graph_module, argument) for argument in qparams]
     if all(value is not None for value in known):
@@ -112,25 +112,26 @@ def _dequantize(graph_module: fx.GraphModule, node: fx.Node) -> None:
         node.target = ops.DEQUANTIZE_BY
 
 
-def _dequantize_channels(graph_module: fx.GraphModule, node: fx.Node) -> None:
+def _dequantize_channels(graph_module: fx.GraphModule, node: Any) -> None:
     node.target = ops.DEQUANTIZE_CHANNELS
 
 
-def _choose_qparams(graph_module: fx.GraphModule, node: fx.Node) -> None:
+def _choose_qparams(graph_module: fx.GraphModule, node: Any) -> None:
     if len(node.args) > 2 and node.args[2] != 8:
         raise EngineRefusal(f"activations of {node.args[2]} bits are for simulation: no engine has them", node.name)
     node.target = ops.CHOOSE_QPARAMS
 
 
-def _dequantize_groups(graph_module: fx.GraphModule, node: fx.Node) -> None:
+def _dequantize_groups(graph_module: fx.GraphModule, node: Any) -> None:
     """Packed codes ⇒ one code a byte, which the op reads: exporters pack them again in their own way."""
     packed, scale, zero_point, block_size, shape = node.args
-    held = [None if one is None else fetched(graph_module, str(one.target)) for one in (packed, scale, zero_point)]
-    codes = groups.unpack(held[0], math.prod(shape[1:]))
-    zeros = torch.full_like(held[1], groups.MIDDLE, dtype=torch.uint8) if held[2] is None else held[2]
+    steps = fetched(graph_module, str(scale.target)).to(torch.float32)
+    codes = groups.unpack(fetched(graph_module, str(packed.target)), math.prod(shape[1:]))
+    middle = torch.full_like(steps, groups.MIDDLE, dtype=torch.uint8)
+    zeros = middle if zero_point is None else fetched(graph_module, str(zero_point.target))
     graph, constants = graph_module.graph, []
     with graph.inserting_before(node):
-        for label, tensor in (("weight", codes), ("scale", held[1].to(torch.float32)), ("zero_point", zeros)):
+        for label, tensor in (("weight", codes), ("scale", steps), ("zero_point", zeros)):
             name = f"_blocks_{node.name}_{label}"
             graph_module.register_buffer(name, tensor)
             constants.append(_like(graph.get_attr(name), node))
@@ -140,9 +141,9 @@ def _dequantize_groups(graph_module: fx.GraphModule, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def _dequantize_floats(graph_module: fx.GraphModule, node: fx.Node) -> None:
-    """Codes of small floats ⇒ the float32 weight: no engine has the formats, and decoding them is work for each call."""
-    known = [fetched(graph_module, str(a.target)) if isinstance(a, fx.Node) else a for a in node.args]
+def _dequantize_floats(graph_module: fx.GraphModule, node: Any) -> None:
+    """Codes of small floats ⇒ the float32 weight: no engine has the formats, and decoding them is work."""
+    known: Any = [fetched(graph_module, str(a.target)) if isinstance(a, fx.Node) else a for a in node.args]
     name = f"_floats_{node.name}"
     graph_module.register_buffer(name, float_formats.dequantize_floats(*known))
     with graph_module.graph.inserting_before(node):
@@ -151,22 +152,22 @@ def _dequantize_floats(graph_module: fx.GraphModule, node: fx.Node) -> None:
     graph_module.graph.erase_node(node)
 
 
-def _layer(graph_module: fx.GraphModule, node: fx.Node) -> None:
+def _layer(graph_module: fx.GraphModule, node: Any) -> None:
     node.target, node.args = forms.LAYERS[node.target], node.args[:6]
 
 
-def _cell(graph_module: fx.GraphModule, node: fx.Node) -> None:
+def _cell(graph_module: fx.GraphModule, node: Any) -> None:
     node.args = (*node.args[:3], False, False)  # as with float16 weights: its inputs are not quantized
 
 
-def _embedding(graph_module: fx.GraphModule, node: fx.Node) -> None:
+def _embedding(graph_module: fx.GraphModule, node: Any) -> None:
     """embedding(i, dequantize_rows(codes)) ⇒ dequantize_rows(embedding(i, codes))."""
     table = node.args[1]
     if isinstance(table, fx.Node) and table.target is qdq.dequantize_rows:
         node.target, node.args, node.kwargs = forms.look_up, (node.args[0], *table.args), {}
 
 
-def _memory(graph_module: fx.GraphModule, node: fx.Node) -> None:
+def _memory(graph_module: fx.GraphModule, node: Any) -> None:
     told = "keeps a buffer's new value for the next call" if node.target is aliasing.store else "writes through a view"
     raise EngineRefusal(f"it {told}, and an engine's graph has no state and no views", node.name)
 
@@ -176,7 +177,7 @@ def _like(made: fx.Node, node: fx.Node) -> fx.Node:
     return made
 
 
-def _literal(graph_module: fx.GraphModule, argument: object) -> object:
+def _literal(graph_module: fx.GraphModule, argument: object) -> Any:
     """The number behind an argument: itself, or of a constant with one element; None where it is computed."""
     if not isinstance(argument, fx.Node):
         return argument

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
-from onnxscript import opset21 as op
+from onnxscript import opset21
 from torch import Tensor, fx
 
 from fxquant.engines import ops
@@ -24,6 +24,7 @@ from fxquant.engines.onnx_tidying import tidy
 from fxquant.engines.silence import silence
 
 OPSET = 21
+op: Any = opset21  # its annotations are about tensors at run time, its calls here make nodes
 _FULL = {ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127)}
 
 

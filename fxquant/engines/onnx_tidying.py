@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import onnx_ir as ir
 
 
-def tidy(model: ir.Model) -> None:
+def tidy(model: Any) -> None:
     """Each rewrite below, in place."""
     _constants_to_initializers(model.graph)
     _store_transposed(model.graph)
@@ -15,7 +16,7 @@ def tidy(model: ir.Model) -> None:
     _name_sizes(model)
 
 
-def _constants_to_initializers(graph: ir.Graph) -> None:
+def _constants_to_initializers(graph: Any) -> None:
     """Constant nodes ⇒ initializers: engines look for scales, zero points and weights there."""
     for node in list(graph):
         if node.op_type != "Constant" or "value" not in node.attributes:
@@ -31,7 +32,7 @@ def _constants_to_initializers(graph: ir.Graph) -> None:
         graph.register_initializer(held)
 
 
-def _store_transposed(graph: ir.Graph) -> None:
+def _store_transposed(graph: Any) -> None:
     """Transpose(DequantizeLinear(w, axis=0)) ⇒ DequantizeLinear(wᵀ, axis=1): what kernels of MatMul read."""
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Transpose" else None
@@ -52,13 +53,13 @@ def _store_transposed(graph: ir.Graph) -> None:
         graph.remove(node, safe=True)
 
 
-def _drop_unused(graph: ir.Graph) -> None:
+def _drop_unused(graph: Any) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
 
 
-def _name_sizes(model: ir.Model) -> None:
+def _name_sizes(model: Any) -> None:
     """Symbols of the tracer ('s77') ⇒ what they are the size of: 'batch', 'x_1'."""
     names: dict[str, str] = {}
     for value in model.graph.inputs:
@@ -74,7 +75,7 @@ def _name_sizes(model: ir.Model) -> None:
             value.shape = ir.Shape([_renamed(size, names) for size in value.shape])
 
 
-def _renamed(size: int | ir.SymbolicDim, names: dict[str, str]) -> int | ir.SymbolicDim:
+def _renamed(size: Any, names: dict[str, str]) -> Any:
     if isinstance(size, int) or size.value is None:
         return size
     return ir.SymbolicDim(re.sub(r"[A-Za-z_]\w*", lambda found: names.get(found[0], found[0]), size.value))

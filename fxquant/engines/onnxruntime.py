@@ -8,6 +8,7 @@ import onnxruntime
 import torch
 from onnxruntime import InferenceSession, OrtValue, SessionOptions
 from torch import Tensor, fx
+from torch.utils.dlpack import from_dlpack
 
 from fxquant.engines.engine import EngineModule, EngineRefusal
 from fxquant.engines.onnx import to_onnx
@@ -37,7 +38,7 @@ class OnnxRuntimeModule(EngineModule):
         """See EngineModule."""
         given = {name: _value(leaf, dtype) for (name, dtype), leaf in zip(self._inputs, leaves, strict=True)}
         results = self._session.run_with_ort_values(self._outputs, given)
-        return tuple(torch.from_dlpack(result._ortvalue.to_dlpack()) for result in results)
+        return tuple(from_dlpack(result._ortvalue.to_dlpack()) for result in results)
 
 
 def _options(threads: int) -> SessionOptions:

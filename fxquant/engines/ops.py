@@ -5,7 +5,7 @@
     fxquant::dequantize_channels(codes, scale, zero_point, axis)          float32, one scale per index along axis
     fxquant::dequantize_blocks(codes, scale, zero_point, block_size)      float32, one scale per block of a row
     fxquant::choose_qparams(x, reduce_range)                              scale (float32), zero_point (int32), no dims
-    fxquant::quantize_by(x, scale, zero_point, low, high, dtype)          codes, by qparams that were chosen in the graph
+    fxquant::quantize_by(x, scale, zero_point, low, high, dtype)          codes, by qparams that the graph chose
     fxquant::dequantize_by(codes, scale, zero_point)                      float32, likewise
 
 Registering them happens on import; that is no state of the caller's: the names are ours.
@@ -13,12 +13,14 @@ Registering them happens on import; that is no state of the caller's: the names 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fxquant import qdq
 
-_LIBRARY = torch.library.Library("fxquant", "DEF")
+_LIBRARY: Any = torch.library.Library("fxquant", "DEF")  # type: ignore[no-untyped-call]
 for _schema in (
     "quantize(Tensor x, float scale, int zero_point, int low, int high, ScalarType dtype) -> Tensor",
     "dequantize(Tensor codes, float scale, int zero_point) -> Tensor",
