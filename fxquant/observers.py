@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.float_formats import FloatFormat, covering_scale, encode, read_format, round_to
+from fxquant.floors import FLOOR
 from fxquant.groups import BITS, DEFAULT_SIZE, Grouped, quantize_groups
 from fxquant.qconfigs import TensorAsk
 
@@ -27,7 +28,7 @@ def observer_options(ask: TensorAsk) -> tuple[str, dict[str, Any]]:
         return "PlaceholderObserver", {"dtype": dtype, "is_dynamic": True, **(full | options)}
     kind = "symmetric" if ask.is_symmetric else "affine"
     kind = "affine_float_qparams" if ask.is_float_qparams else kind
-    options |= {"dtype": dtype, "qscheme": getattr(torch, f"per_{ask.granularity}_{kind}")}
+    options |= {"dtype": dtype, "qscheme": getattr(torch, f"per_{ask.granularity}_{kind}"), "eps": FLOOR}
     if ask.granularity == "channel":
         options["ch_axis"] = ask.axis
     return ask.observer, options

@@ -48,7 +48,18 @@ def preset_rules(name: str, target: str) -> RuleSet:
     if name == HYBRID:
         return chain_rules(USUAL, f"preset '{HYBRID}', chain {told(USUAL)}", target)
     pairs, rest = _PRESETS[name](target)
-    return _ruleset(name, pairs, rest)
+    own: dict[int, object | None] = {}  # one for each of torch's, which many kinds of layers share
+    for qconfig in (*(qconfig for _, qconfig in pairs), rest):
+        own.setdefault(id(qconfig), _with_our_floor(qconfig))
+    return _ruleset(name, [(kind, own[id(qconfig)]) for kind, qconfig in pairs], own[id(rest)])
+
+
+def _with_our_floor(qconfig: object | None) -> object | None:
+    """One of torch's qconfigs, whose observers do not floor scales at 1.2e-7 (see `floors`)."""
+    ask = None if qconfig is None else torch_ao.read_qconfig(qconfig, "a preset")
+    if ask is None or ask.is_reuse or ask.activation.is_fixed:
+        return qconfig
+    return torch_ao.make_qconfig(ask)
 
 
 def links_of(names: Iterable[str], target: str) -> tuple[Link, ...]:

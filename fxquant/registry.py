@@ -24,6 +24,7 @@ BUILT_IN: dict[str, str] = {
     "insert-observers": "fxquant.passes.insert_observers:InsertObservers",
     "calibrate": "fxquant.passes.calibrate:Calibrate",
     "convert": "fxquant.passes.convert:Convert",
+    "canonicalize-qdq": "fxquant.passes.canonicalize_qdq:CanonicalizeQDQ",
     "place-precision": "fxquant.passes.place_precision:PlacePrecision",
     "lower-native": "fxquant.passes.lower_native:LowerNative",
     "lower-inductor": "fxquant.passes.lower_inductor:LowerInductor",

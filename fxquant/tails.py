@@ -10,9 +10,7 @@ from fxquant.program import Stage
 from fxquant.registry import make
 from fxquant.targets import AUTO, NATIVE_PASS, TARGETS, check_name
 
-BEFORE_LOWERING: tuple[str, ...] = ()  # passes on the converted graph, the same ones for every target
-
-
+BEFORE_LOWERING: tuple[str, ...] = ("canonicalize-qdq",)  # passes on the converted graph, the same for every target
 LOWERING_PASSES = tuple(dict.fromkeys(target.lowering for target in TARGETS.values()))
 
 

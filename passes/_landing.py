@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import fx
 
-from fxquant.passes._canonical import is_activation_dequantize
+from fxquant.passes._canonical import grid_of
 from fxquant.passes._functional import is_weighted
 from fxquant.passes._native_recurrent import KERNELS
 from fxquant.passes._weights import INT8_WEIGHTS, held_as
@@ -54,6 +54,6 @@ def _without_kernel(program: Program, node: fx.Node, op: str) -> str:
         source = node.args[0] if node.args else None
         if isinstance(source, fx.Node) and source.target is F.pad:  # of a convolution that pads otherwise than by zeros
             source = source.args[0]
-        if not is_activation_dequantize(source):
+        if grid_of(source) is None:
             return "its input stays float32"
     return f"{program.target} has no int8 kernel for {op} here"

@@ -20,7 +20,7 @@ from fxquant.graphs.snapshot import TensorInfo
 from fxquant.keep_float import BY_DECISION, is_kept_float
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import origins, part_of, site_of, where
-from fxquant.passes._canonical import is_activation_dequantize
+from fxquant.passes._canonical import grid_of
 from fxquant.passes._landing import may_fall, not_lowered
 from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._native_ops import is_shared
@@ -132,8 +132,11 @@ def _note_values(lowered: Lowered) -> None:
     """A kernel gives what its canonical node gives, codes as a quantized tensor: no meta kernel could tell."""
     for node, canonical in lowered.counterpart.items():
         value = known_value(canonical)
-        is_coded = isinstance(value, TensorInfo) and value.dtype in QUANTIZED
-        note_value(node, TensorInfo(QUANTIZED[value.dtype], value.shape) if is_coded else value)
+        grid = grid_of(canonical)  # of a float value that the engine has as codes
+        if isinstance(value, TensorInfo):
+            dtype = value.dtype if grid is None else str(grid[-1]).removeprefix("torch.")
+            value = TensorInfo(QUANTIZED.get(dtype, dtype), value.shape)
+        note_value(node, value)
 
 
 def _decided_float(program: Program) -> dict[fx.Node, str]:
@@ -200,5 +203,5 @@ def _fed_float(program: Program) -> frozenset[str]:
         site_of(node)
         for node in program.graph.nodes
         if is_shared(node.op, node.target, program.module_of(node))
-        and not any(is_activation_dequantize(source) for source in node.all_input_nodes)
+        and not any(grid_of(source) is not None for source in node.all_input_nodes)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.engines.engine import EngineModule, EngineRefusal
+from fxquant.engines.engine import EngineModule
 from fxquant.engines.openvino import build
 from fxquant.numerics import sqnr_db
 from support.models import MODELS
