@@ -126,7 +126,7 @@ class CompiledModel(CapturedModel):
         if self.target in EXTERNAL and canonical is not None:
             with suppress(*_REFUSALS), torch.no_grad():
                 canonical.forward(*leaves)
-                hint = f"compile with example_inputs of this shape, or for target='{self.engine}'"
+                hint = "compile with example_inputs of this shape, or for one of torch's own engines (`fxquant doctor`)"
                 return _refused("FXQ515", f"{self.target} cannot run", leaves, error, hint)
         hint = "give what the float model takes: float32 tensors on the CPU, of the shapes it was traced for"
         return _refused("FXQ503", "the compiled model cannot run", leaves, error, hint)
