@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,11 +137,8 @@ def _onnx(compiled: CompiledModel, leaves: tuple[torch.Tensor, ...]) -> dict[str
 
 
 def _openvino(compiled: CompiledModel, leaves: tuple[torch.Tensor, ...]) -> dict[str, bytes]:
-    import openvino
-
-    from fxquant.engines.openvino import to_model
-
-    model = to_model(compiled.canonical, leaves, is_dynamic=True)
+    openvino: Any = import_module("openvino")
+    model = import_module("fxquant.engines.openvino").to_model(compiled.canonical, leaves, is_dynamic=True)
     for key, value in _facts(compiled).items():
         model.set_rt_info(value, key.split("."))
     with tempfile.TemporaryDirectory() as folder:

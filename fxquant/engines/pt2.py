@@ -29,11 +29,12 @@ def to_exported_program(canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -
     program = exported(canonical, leaves, is_dynamic=is_open)
     with silence(), torch.no_grad():
         try:
-            return program.run_decompositions(_on_torch())
+            made: ExportedProgram = program.run_decompositions(_on_torch())
         except Exception as error:  # of any kind, as in torch.export itself
             raise EngineRefusal(
                 f"torch.export does not take it: {type(error).__name__}: {error}".splitlines()[0]
             ) from error
+    return made
 
 
 def _on_torch() -> dict[Any, Callable[..., Any]]:
