@@ -34,13 +34,8 @@ _CLAMPING_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 def units(canonical: fx.GraphModule) -> Placeable:
     """Every op on codes is a unit of its own, with the clamp that alone reads it."""
     computing = {node: "" for node in canonical.graph.nodes if node.op in _COMPUTES}
-    clamps = {
-        node: node.all_input_nodes[0]
-        for node in computing
-        if _is_clamp(node, canonical)
-        and node.all_input_nodes[0] in computing
-        and len(node.all_input_nodes[0].users) == 1
-    }
+    clamps = {node: node.all_input_nodes[0] for node in computing if _is_clamp(node, canonical)}
+    clamps = {node: layer for node, layer in clamps.items() if layer in computing and len(layer.users) == 1}
     found = placeable(canonical, computing, clamps)
     layers = {name: _with_layer(unit, canonical) for name, unit in found.units.items()}
     return replace(found, units=layers)
