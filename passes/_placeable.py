@@ -24,6 +24,7 @@ class Unit:
 
     nodes: tuple[fx.Node, ...]
     is_coded: bool
+    has_layer: bool = False  # with a weight that is held in few bits
 
     @property
     def name(self) -> str:

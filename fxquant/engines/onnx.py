@@ -17,7 +17,7 @@ import torch
 from onnxscript import opset21
 from torch import Tensor, fx
 
-from fxquant.engines import ops
+from fxquant.engines import onnx_recurrent, ops, recurrent_ops
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.exportable import canonical_name, exported
 from fxquant.engines.onnx_tidying import tidy
@@ -66,6 +66,8 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         ops.CHOOSE_QPARAMS: _choose_qparams,
         ops.QUANTIZE_BY: _quantize_by,
         ops.DEQUANTIZE_BY: _dequantize_by,
+        recurrent_ops.LSTM: onnx_recurrent.lstm,
+        recurrent_ops.GRU: onnx_recurrent.gru,
     }
 
 
