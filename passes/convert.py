@@ -182,7 +182,7 @@ def _weight_only(program: Program, node: fx.Node, qconfig: object) -> None:
 
 
 def _dynamic(program: Program, node: fx.Node, qconfig: object) -> None:
-    is_reduced = program.target in ("x86", "fbgemm") or has_saturation_risk(program.target, isa())
+    is_reduced = program.engine in ("x86", "fbgemm") or has_saturation_risk(program.engine, isa())
     decision = program.plan.of(node) if program.plan is not None else None
     planned = qconfig if decision is None else decision.qconfig  # training has a quantizer of weights in its place
     asked = read_qconfig(planned, f"the plan, for '{node.target}'").activation

@@ -66,9 +66,9 @@ def torch_finding(installed: str) -> Finding:
 
 
 def _engines() -> Iterator[Finding]:
-    from fxquant.targets import AUTO, TARGETS, available, resolve
+    from fxquant.targets import AUTO, NATIVE, available, resolve
 
-    for target in TARGETS.values():
+    for target in NATIVE.values():
         if available(target.name):
             yield Finding("engine", target.name, "available", "ok", target.description)
         else:
@@ -82,13 +82,13 @@ def _engines() -> Iterator[Finding]:
 
 
 def _cpu() -> Iterator[Finding]:
-    from fxquant.targets import TARGETS, has_saturation_risk, isa
+    from fxquant.targets import NATIVE, has_saturation_risk, isa
 
     cpu = isa()
     yield Finding("cpu", "machine", cpu.machine)
     for name in ("avx2", "avx512", "vnni", "amx", "bf16"):
         yield Finding("cpu", name, _yes_no(getattr(cpu, name)))
-    at_risk = [name for name in TARGETS if has_saturation_risk(name, cpu)]
+    at_risk = [name for name in NATIVE if has_saturation_risk(name, cpu)]
     yield _saturation(at_risk, cpu)
 
 

@@ -5,60 +5,200 @@ quantize_per_tensor(x, s, z, 0, 255, uint8)   ⇒   fxquant::quantize(x, s, z, 0
 
 from __future__ import annotations
 
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from fxquant import qdq
-from fxquant.engines import ops
+from fxquant import aliasing, float_formats, groups, qdq
+from fxquant.engines import forms, ops
 from fxquant.engines.engine import EngineRefusal
+from fxquant.engines.silence import silence
+from fxquant.engines.widening import widen_placed
 from fxquant.graphmodule import copied
+from fxquant.packing import is_packed
 from fxquant.values import fetched
+
+_NODE = "fxq_canonical"  # within meta['custom'], which torch's tracers carry along
 
 
 def exported(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic: bool = False) -> ExportedProgram:
     """The graph through torch.export, on inputs like `leaves`. EngineRefusal where it does not go through.
 
-    With `is_dynamic`, every size that the graph does not fix is open.
+    With `is_dynamic`, every size that the graph does not fix is open. `canonical_name` tells where a node came from.
     """
     prepared = exportable(canonical)
+    walked = _Walked(prepared)
     shapes = tuple(dict.fromkeys(range(leaf.dim()), torch.export.Dim.AUTO) for leaf in leaves)
     try:
-        return torch.export.export(prepared, leaves, dynamic_shapes=shapes if is_dynamic else None)
-    except Exception as error:  # of any kind: torch.export raises what its tracers and the user's leaves raise
-        raise EngineRefusal(
-            f"torch.export does not take it: {type(error).__name__}: {error}".splitlines()[0]
-        ) from error
+        with silence(), torch.no_grad():
+            return torch.export.export(
+                walked.as_module(),
+                _several(leaves) if is_dynamic else leaves,
+                dynamic_shapes=(shapes,) if is_dynamic else None,
+            )
+    except EngineRefusal:
+        raise
+    except Exception as error:  # of any kind: what torch.export raises of its own is of no common class
+        raise EngineRefusal(f"torch.export does not take it: {_first_line(error)}", walked.at) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _several(leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Two rows where one is given: torch.export takes a size of one for a constant."""
+    if any(leaf.dim() == 0 for leaf in leaves) or {leaf.shape[0] for leaf in leaves} != {1}:
+        return leaves
+    return tuple(torch.cat((leaf, leaf)) for leaf in leaves)
+
+
+class _Walked(fx.Interpreter):
+    """Runs the graph node by node, so that torch.export notes each node's name; remembers where it stopped."""
+
+    at = ""
+
+    def run_node(self, n: fx.Node) -> Any:
+        """As fx has it."""
+        self.at = canonical_name(n)
+        try:
+            return super().run_node(n)
+        except Exception as error:  # of any kind: tracers raise theirs, and the user's leaves run here
+            raise EngineRefusal(f"torch.export does not take it: {_first_line(error)}", self.at) from error
+
+    def as_module(self) -> fx.GraphModule:
+        """The graph module, its forward being this walk."""
+        made, walk = self.module, self.run
+        assert isinstance(made, fx.GraphModule)
+        type(made).forward = lambda _, *leaves: walk(*leaves)  # its class is its own
+        return made
+
+
+def canonical_name(node: fx.Node) -> str:
+    """The canonical node that an exported one came from; '' where it is not known."""
+    found: str = node.meta.get("custom", {}).get(_NODE, "")
+    return found
 
 
 def exportable(canonical: fx.GraphModule) -> fx.GraphModule:
-    """A copy of the graph on ops of the dispatcher; the given one stays as it is."""
+    """A copy of the graph on ops of the dispatcher; the given one stays as it is. EngineRefusal where there is none."""
     made = copied(canonical)
+    widen_placed(made)
     for node in made.graph.nodes:
+        node.meta["custom"] = {_NODE: node.name}
+    for node in list(made.graph.nodes):
         if node.op == "call_function" and node.target in _WRITTEN:
             _WRITTEN[node.target](made, node)
+        elif node.op == "call_module" and type(made.get_submodule(str(node.target))) in forms.MODULES:
+            _float_layer(made, node)
     made.graph.eliminate_dead_code()
     made.recompile()
     return made
 
 
-def _quantize(graph_module: fx.GraphModule, node: fx.Node) -> None:
-    if not any(isinstance(argument, fx.Node) for argument in node.args[1:]):
-        node.target = ops.QUANTIZE
+def _quantize(graph_module: fx.GraphModule, node: Any) -> None:
+    is_chosen = any(isinstance(argument, fx.Node) for argument in node.args[1:])
+    node.target = ops.QUANTIZE_BY if is_chosen else ops.QUANTIZE
 
 
-def _dequantize(graph_module: fx.GraphModule, node: fx.Node) -> None:
+def _dequantize(graph_module: fx.GraphModule, node: Any) -> None:
     codes, *qparams = node.args
     known = [_literal(graph_module, argument) for argument in qparams]
     if all(value is not None for value in known):
         node.target, node.args = ops.DEQUANTIZE, (codes, float(known[0]), int(known[1]))
+    else:
+        node.target = ops.DEQUANTIZE_BY
 
 
-def _dequantize_channels(graph_module: fx.GraphModule, node: fx.Node) -> None:
+def _dequantize_channels(graph_module: fx.GraphModule, node: Any) -> None:
     node.target = ops.DEQUANTIZE_CHANNELS
 
 
-def _literal(graph_module: fx.GraphModule, argument: object) -> object:
+def _choose_qparams(graph_module: fx.GraphModule, node: Any) -> None:
+    if len(node.args) > 2 and node.args[2] != 8:
+        raise EngineRefusal(f"activations of {node.args[2]} bits are for simulation: no engine has them", node.name)
+    node.target = ops.CHOOSE_QPARAMS
+
+
+def _dequantize_groups(graph_module: fx.GraphModule, node: Any) -> None:
+    """Packed codes ⇒ one code a byte, which the op reads: exporters pack them again in their own way."""
+    packed, scale, zero_point, block_size, shape = node.args
+    steps = fetched(graph_module, str(scale.target)).to(torch.float32)
+    codes = groups.unpack(fetched(graph_module, str(packed.target)), math.prod(shape[1:]))
+    middle = torch.full_like(steps, groups.MIDDLE, dtype=torch.uint8)
+    zeros = middle if zero_point is None else fetched(graph_module, str(zero_point.target))
+    graph, constants = graph_module.graph, []
+    with graph.inserting_before(node):
+        for label, tensor in (("weight", codes), ("scale", steps), ("zero_point", zeros)):
+            name = f"_blocks_{node.name}_{label}"
+            graph_module.register_buffer(name, tensor)
+            constants.append(_like(graph.get_attr(name), node))
+        rows = _like(graph.call_function(ops.DEQUANTIZE_BLOCKS, (*constants, block_size)), node)
+        value = rows if len(shape) == 2 else _like(graph.call_method("reshape", (rows, shape)), node)
+    node.replace_all_uses_with(value)
+    graph.erase_node(node)
+
+
+def _dequantize_floats(graph_module: fx.GraphModule, node: Any) -> None:
+    """Codes of small floats ⇒ the float32 weight: no engine has the formats, and decoding them is work."""
+    known: Any = [fetched(graph_module, str(a.target)) if isinstance(a, fx.Node) else a for a in node.args]
+    name = f"_floats_{node.name}"
+    graph_module.register_buffer(name, float_formats.dequantize_floats(*known))
+    with graph_module.graph.inserting_before(node):
+        value = _like(graph_module.graph.get_attr(name), node)
+    node.replace_all_uses_with(value)
+    graph_module.graph.erase_node(node)
+
+
+def _layer(graph_module: fx.GraphModule, node: Any) -> None:
+    node.target, node.args = forms.LAYERS[node.target], node.args[:6]
+
+
+def _float_layer(graph_module: fx.GraphModule, node: Any) -> None:
+    """A float nn.LSTM or nn.GRU ⇒ its op: torch.export would fix the length."""
+    name = str(node.target)
+    module: Any = graph_module.get_submodule(name)
+    bound = inspect.signature(type(module).forward).bind(module, *node.args, **node.kwargs)
+    bound.apply_defaults()
+    if module.proj_size or is_packed(bound.arguments["input"]):
+        return
+    with graph_module.graph.inserting_before(node):
+        weights = [_like(graph_module.graph.get_attr(f"{name}.{one}"), node) for one in module._flat_weights_names]
+        given = bound.arguments["input"], bound.arguments["hx"], weights
+        options = module.num_layers, module.bidirectional, module.batch_first
+        made = _like(graph_module.graph.call_function(forms.MODULES[type(module)], (*given, *options)), node)
+    node.replace_all_uses_with(made)
+    graph_module.graph.erase_node(node)
+
+
+def _cell(graph_module: fx.GraphModule, node: Any) -> None:
+    node.args = (*node.args[:3], False, False)  # as with float16 weights: its inputs are not quantized
+
+
+def _embedding(graph_module: fx.GraphModule, node: Any) -> None:
+    """embedding(i, dequantize_rows(codes)) ⇒ dequantize_rows(embedding(i, codes))."""
+    table = node.args[1]
+    if isinstance(table, fx.Node) and table.target is qdq.dequantize_rows:
+        node.target, node.args, node.kwargs = forms.look_up, (node.args[0], *table.args), {}
+
+
+def _memory(graph_module: fx.GraphModule, node: Any) -> None:
+    told = "keeps a buffer's new value for the next call" if node.target is aliasing.store else "writes through a view"
+    raise EngineRefusal(f"it {told}, and an engine's graph has no state and no views", node.name)
+
+
+def _like(made: fx.Node, node: fx.Node) -> fx.Node:
+    made.meta["custom"] = node.meta["custom"]
+    return made
+
+
+def _literal(graph_module: fx.GraphModule, argument: object) -> Any:
     """The number behind an argument: itself, or of a constant with one element; None where it is computed."""
     if not isinstance(argument, fx.Node):
         return argument
@@ -66,8 +206,16 @@ def _literal(graph_module: fx.GraphModule, argument: object) -> object:
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else None
 
 
-_WRITTEN = {
+_WRITTEN: dict[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
     qdq.quantize_per_tensor: _quantize,
     qdq.dequantize_per_tensor: _dequantize,
     qdq.dequantize_per_channel: _dequantize_channels,
+    qdq.choose_qparams: _choose_qparams,
+    groups.dequantize_groups: _dequantize_groups,
+    float_formats.dequantize_floats: _dequantize_floats,
+    F.embedding: _embedding,
+    aliasing.store: _memory,
+    aliasing.rewritten: _memory,
+    **dict.fromkeys(forms.LAYERS, _layer),
+    **dict.fromkeys(forms.CELLS, _cell),
 }

@@ -53,7 +53,8 @@ class ReferenceGraph:
         if not self._is_reference:
             return frozenset()
         static = (name for node in self.snapshot if is_quantize(node) for name in self._static(node))
-        return frozenset(static) | {node.name for node in self.snapshot if self._is_whole(node)}
+        found = frozenset(static) | {node.name for node in self.snapshot if self._is_whole(node)}
+        return frozenset(name for name in found if not self.snapshot[name].attribute("placed"))
 
     @cached_property
     def widened(self) -> dict[str, str]:

@@ -1,0 +1,147 @@
+"""The canonical graph as a QDQ ONNX model: torch.onnx translates it, and the fxquant:: ops have their words here.
+
+    fxquant::quantize(x, s, z, 0, 255, uint8)      ⇒   QuantizeLinear(x, s, z)      s float32, z uint8: initializers
+    fxquant::dequantize_channels(w, s, z, axis)    ⇒   DequantizeLinear(w, s, z, axis)      w int8: an initializer
+
+A range narrower than its type's is a Clip of codes behind the QuantizeLinear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnxscript import opset21
+from torch import Tensor, fx
+
+from fxquant.engines import onnx_recurrent, ops, recurrent_ops
+from fxquant.engines.engine import EngineRefusal
+from fxquant.engines.exportable import canonical_name, exported
+from fxquant.engines.onnx_tidying import tidy
+from fxquant.engines.silence import silence
+
+OPSET = 21
+op: Any = opset21  # its annotations are about tensors at run time, its calls here make nodes
+_FULL = {ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127)}
+
+
+def to_onnx(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic: bool = True) -> onnx.ModelProto:
+    """The graph as an ONNX model, held to onnx's own checker. EngineRefusal where it has no such form.
+
+    With `is_dynamic`, every size that the graph does not fix is open: 'batch', and the input's name with its axis.
+    """
+    program = exported(canonical, leaves, is_dynamic=is_dynamic)
+    with silence():
+        try:
+            made = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                custom_translation_table=_translations(),
+                input_names=[node.name for node in canonical.graph.nodes if node.op == "placeholder"],
+            )
+        except Exception as error:  # of any kind: the exporter wraps whatever its translations raise
+            raise _refusal(program.graph, error) from error
+        assert made is not None
+        tidy(made.model)
+        proto = made.model_proto
+        try:
+            onnx.checker.check_model(proto, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise EngineRefusal(f"onnx's checker refuses the model: {_first_line(error)}") from error
+    return proto
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    return {
+        ops.QUANTIZE: _quantize,
+        ops.DEQUANTIZE: _dequantize,
+        ops.DEQUANTIZE_CHANNELS: _dequantize_channels,
+        ops.DEQUANTIZE_BLOCKS: _dequantize_blocks,
+        ops.CHOOSE_QPARAMS: _choose_qparams,
+        ops.QUANTIZE_BY: _quantize_by,
+        ops.DEQUANTIZE_BY: _dequantize_by,
+        recurrent_ops.LSTM: onnx_recurrent.lstm,
+        recurrent_ops.GRU: onnx_recurrent.gru,
+    }
+
+
+def _quantize(x: Any, scale: float, zero_point: int, low: int, high: int, dtype: int) -> Any:
+    kind = ir.DataType(dtype)
+    codes = op.QuantizeLinear(x, _scalar(scale, ir.DataType.FLOAT), _scalar(zero_point, kind))
+    if (low, high) == _FULL.get(kind):
+        return codes
+    return op.Clip(codes, _scalar(low, kind), _scalar(high, kind))
+
+
+def _dequantize(codes: Any, scale: float, zero_point: int) -> Any:
+    return op.DequantizeLinear(codes, _scalar(scale, ir.DataType.FLOAT), _scalar(zero_point, codes.dtype))
+
+
+def _dequantize_channels(codes: Any, scale: Any, zero_point: Any, axis: int) -> Any:
+    return op.DequantizeLinear(codes, scale, op.Cast(zero_point, to=codes.dtype), axis=axis)
+
+
+def _dequantize_blocks(codes: Any, scale: Any, zero_point: Any, block_size: int) -> Any:
+    return op.DequantizeLinear(codes, scale, zero_point, axis=1, block_size=block_size)
+
+
+def _choose_qparams(x: Any, reduce_range: bool) -> Any:
+    """Scale and zero point of DynamicQuantizeLinear; for 7 bits, with twice its step and half its zero point."""
+    _, scale, zero_point = op.DynamicQuantizeLinear(x)
+    if not reduce_range:
+        return scale, op.Cast(zero_point, to=ir.DataType.INT32)
+    scale = op.Mul(scale, _scalar(255 / 127, ir.DataType.FLOAT))
+    low = op.Min(op.ReduceMin(x, keepdims=0), _scalar(0.0, ir.DataType.FLOAT))
+    return scale, op.Cast(op.Round(op.Div(op.Neg(low), scale)), to=ir.DataType.INT32)
+
+
+def _quantize_by(x: Any, scale: Any, zero_point: Any, low: int, high: int, dtype: int) -> Any:
+    chosen = scale.producer()
+    if chosen is not None and chosen.op_type == "DynamicQuantizeLinear" and chosen.inputs[0] is x:
+        return chosen.outputs[0]  # one kernel finds the range and quantizes
+    return op.QuantizeLinear(x, scale, op.Cast(zero_point, to=dtype))
+
+
+def _dequantize_by(codes: Any, scale: Any, zero_point: Any) -> Any:
+    chosen = scale.producer()
+    if chosen is not None and chosen.op_type == "DynamicQuantizeLinear":
+        return op.DequantizeLinear(codes, scale, chosen.outputs[2])
+    return op.DequantizeLinear(codes, scale, op.Cast(zero_point, to=codes.dtype))
+
+
+def _scalar(value: float, dtype: ir.DataType) -> Any:
+    return op.Constant(value=ir.tensor(value, dtype=dtype))
+
+
+def _refusal(graph: fx.Graph, error: Exception) -> EngineRefusal:
+    """Which canonical node it was, where the exporter says which of its own."""
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    told = {str(one): one for one in graph.nodes}
+    at = next((name for one in _chain(error) for name in _named(str(one)) if name in told), "")
+    return EngineRefusal(f"torch.onnx does not take it: {_first_line(root)}", canonical_name(told[at]) if at else "")
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__
+    return found
+
+
+def _named(text: str) -> list[str]:
+    """Names of nodes as fx prints them: '%conv2d : [num_users=1]'."""
+    return [word.removeprefix("%") for word in text.split() if word.startswith("%")]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
