@@ -25,6 +25,7 @@ from fxquant.passes._landing import may_fall, not_lowered
 from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._native_ops import is_shared
 from fxquant.passes._parity import Mismatch, mismatches
+from fxquant.passes._unsigned import shift
 from fxquant.passes._weights import INT8_WEIGHTS, held_as
 from fxquant.pipeline import Pass
 from fxquant.placed import placed_as
@@ -52,6 +53,7 @@ class LowerNative(Pass):
     check: bool = True
 
     def run(self, program: Program, ledger: Ledger) -> Program:
+        shift(program.graph, program.target)
         unlowered = ledger.state()
         refused, found = _decided_float(program), _known(program)
         refused.update(_told(found))
