@@ -22,6 +22,7 @@ from fxquant.errors import (
     NonFiniteError,
     UncalibratedError,
 )
+from fxquant.floors import REMEDY, bites_range
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, observer_of
 from fxquant.origin import scope, where
@@ -215,7 +216,7 @@ def _is_non_finite(observation: Observation) -> bool:
 
 
 def judge(program: Program, ledger: Ledger, *, samples: int) -> None:
-    """Check what all observers saw in the end. FXQ303 and FXQ305 are errors, FXQ306 and FXQ307 notices."""
+    """Check what all observers saw in the end. FXQ303 and FXQ305 are errors, FXQ306, FXQ307 and FXQ322 notices."""
     if samples < FEW_SAMPLES:
         ledger.notice(
             "FXQ306",
@@ -244,3 +245,7 @@ def judge(program: Program, ledger: Ledger, *, samples: int) -> None:
             )
         if seen == (0.0, 0.0):
             ledger.notice("FXQ307", f"'{source.name}' was zero throughout calibration; its output stays exactly zero")
+        floor = bites_range(observation.module, *seen)
+        if floor is not None:
+            told = f"the range of '{source.name}' is [{seen[0]:.3g}, {seen[1]:.3g}], and its observer's eps={floor:.3g}"
+            ledger.notice("FXQ322", f"{told} is wider than its step: codes are lost", hint=REMEDY)

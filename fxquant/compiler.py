@@ -16,19 +16,27 @@ from fxquant.batches import Batches, Reader, reader_for
 from fxquant.calibration import has_observers, of_batch
 from fxquant.capture import capture
 from fxquant.custom import CustomModule, leaf_types
-from fxquant.errors import CalibrationShapeError, ContractError, DeviceError, ExampleInputError
+from fxquant.errors import (
+    CalibrationShapeError,
+    ContractError,
+    DeviceError,
+    ExampleInputError,
+)
 from fxquant.fork import fork
 from fxquant.ledger import Ledger
+from fxquant.lowering import Lowering, check_aim, resolved
 from fxquant.model import CompiledModel, Finish, already_finished
 from fxquant.options import check_options, check_schedule
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.policy import read_policy
 from fxquant.program import Program, Stage
+from fxquant.racing import SECONDS, race_for
 from fxquant.registry import make
 from fxquant.request import CaptureRequest
 from fxquant.rounds import Rounds, Start
 from fxquant.sandbox import one_compilation
 from fxquant.source import Source
+from fxquant.tails import LOWERING_PASSES, at_conversion, tail_names
 from fxquant.torch_ao import engine
 from fxquant.trainable import TrainableModel
 
@@ -37,8 +45,8 @@ if TYPE_CHECKING:
     from fxquant.training.schedule import QATSchedule
 
 
-def default_pipeline(**options: Any) -> Pipeline:
-    """The compiler, top to bottom. Options of a pass go by its name: `calibrate={'max_batches': 8}`."""
+def default_pipeline(*, target: str = targets.AUTO, **options: Any) -> Pipeline:
+    """The compiler, top to bottom, for a target. Options of a pass go by its name: `calibrate={'max_batches': 8}`."""
     return Pipeline(
         (
             _step("select-qconfigs", options),  # decide, on the graph as the user wrote it
@@ -53,7 +61,7 @@ def default_pipeline(**options: Any) -> Pipeline:
             _step("insert-observers", options),
             _step("calibrate", options),
             _step("convert", options),  # the canonical graph
-            _step("lower-native", options),  # the same on an engine
+            *(_step(name, options) for name in tail_names(target)),  # the same on an engine
         )
     )
 
@@ -86,6 +94,9 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
     on_nonfinite: str = "error",
     guard_inputs: bool = False,
     observers: Sequence[Observer] = (),
+    race_seconds: float = SECONDS,
+    race_targets: Sequence[str] | None = None,
+    place: bool | None = None,
     mode: str = "ptq",
     schedule: QATSchedule | None = None,
 ) -> CompiledModel | QATModel:
@@ -102,9 +113,11 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
             `(args, kwargs)` both; a list, DataLoader or generator holds batches of these. Without it a static mapping
             gives a model that calibrates when it is called, until `convert()`.
         example_inputs: one call's arguments, where the first batch does not show them.
-        target: 'x86', 'onednn', 'fbgemm', 'qnnpack', or 'auto' for what suits this CPU.
+        target: 'x86', 'onednn', 'fbgemm', 'qnnpack', 'inductor', 'onnxruntime', 'openvino' (`fxquant doctor` says which
+            are here), or 'auto' for the fastest: those that are here run the example inputs in turns. A target that is
+            not here, or does not run the model right, gives way to the engine of torch's own that suits this CPU.
         passes: another pipeline than `default_pipeline()`: a Pipeline, or passes and names of passes.
-        strict: what would be a ledger row saying that a layer stays float is an error.
+        strict: what would be a ledger row saying that a layer stays float is an error; so is a target that gives way.
         concrete_args: values of forward's parameters to fix, by name.
         leaf_modules: names or classes of modules that are not traced into. Modules of your own stay float then; a layer
             of torch's is one op either way, and the mapping says what becomes of it.
@@ -116,6 +129,12 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
         guard_inputs: the compiled model checks each call's inputs, and NaN or infinity is FXQ302; integer kernels would
             make plausible numbers of it. Costs one pass over the inputs.
         observers: called with each pass's record.
+        race_seconds: of target='auto', how long the targets are timed, all together; 0: no race, torch's own engine.
+        race_targets: of target='auto', which targets take part beside torch's own engine; None: 'openvino' and
+            'onnxruntime', those that are here. The environment variable FXQUANT_AUTO_TARGETS ('native', or a list with
+            commas) says which ones may.
+        place: leave in float what is faster there, by times measured here (pass place-precision); `strict` never does.
+            None: where target='auto' has chosen an engine outside torch.
         mode: 'qat' for a model that trains with rounding until its `convert()`; data gives ranges to start with.
         schedule: of QAT, when ranges and batch norms freeze (`fxquant.QATSchedule`).
 
@@ -136,11 +155,16 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
         custom_modules=custom_modules,
         forward_fn=forward_fn,
         observers=observers,
+        race_seconds=race_seconds,
+        race_targets=race_targets,
+        place=place,
         mode=mode,
     )
     check_schedule(schedule, mode)
-    resolution = targets.resolve(target)
     ledger = Ledger.of(model.ledger.state()) if isinstance(model, TrainableModel) else Ledger()
+    named = target if passes is None else check_aim(passes, target)
+    race = race_for(race_targets, race_seconds) if named == targets.AUTO and passes is None else None
+    resolution = resolved(named, ledger, is_strict=strict)
     with ExitStack() as stack:
         stack.enter_context(_compiler(resolution.engine))
         float_model = preflight.check(model, ledger, strict=strict)
@@ -159,12 +183,17 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
                 ledger,
                 is_batch=is_batch,
             ),
-            target=resolution.engine,
+            target=resolution.target,
             policy=policy.text or policy.title,
         )
         ledger.notice("FXQ507", resolution.reason)
+        if example_inputs is not None:
+            program = replace(program, call_leaves=program.example_leaves)
+        lowering = {"strict": strict}
+        places = place is True and not strict
         pipeline = _pipeline(
             passes,
+            target=resolution.target,
             select_qconfigs={"policy": policy, "strict": strict},
             skip_batchnorm={"names": tuple(skip_batchnorm)},
             custom_modules={"handlers": tuple(custom_modules), "strict": strict},
@@ -176,8 +205,10 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
                 "max_batches": max_batches,
                 "on_nonfinite": on_nonfinite,
             },
-            lower_native={"strict": strict},
+            place_precision={"enabled": places, "strict": strict},
+            **{name.replace("-", "_"): lowering for name in LOWERING_PASSES},
         )
+        how = Lowering(Pipeline(()), strict, observers, race, False if strict else place)
         source = Source(weakref.ref(float_model), before, concrete_args, (*leaf_modules, *kinds))
         before_it = float_model.history if isinstance(float_model, TrainableModel) else ()
         compiled: CompiledModel | QATModel
@@ -188,9 +219,9 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
             again = CaptureRequest(fork(float_model), *example, concrete_args, (*leaf_modules, *kinds))
             revive(program, again, ledger)
             options: dict[str, Any] = {"schedule": schedule, "guard_inputs": guard_inputs, "observers": observers}
-            compiled = begin(pipeline, program, ledger, before_it, _finisher(observers), source, **options)
+            compiled = begin(pipeline, program, ledger, before_it, _finisher(how), source, **options)
         else:
-            compiled = _run(pipeline, program, ledger, observers, source, before_it, guard_inputs=guard_inputs)
+            compiled = _run(pipeline, program, ledger, how, source, before_it, guard_inputs=guard_inputs)
         if preflight.fingerprint(float_model) != before:
             raise ContractError(
                 "FXQ405",
@@ -232,10 +263,10 @@ def _example(
     return call.args, call.kwargs
 
 
-def _pipeline(passes: Pipeline | Sequence[Pass | str] | None, **options: Any) -> Pipeline:
+def _pipeline(passes: Pipeline | Sequence[Pass | str] | None, *, target: str, **options: Any) -> Pipeline:
     """The pipeline to run, its passes that came by name filled with what this compilation knows."""
     if passes is None:
-        return default_pipeline(**options)
+        return default_pipeline(target=target, **options)
     if isinstance(passes, Pipeline):
         return Pipeline(tuple(_filled(step, options) for step in passes))
     return Pipeline(tuple(_step(step, options) if isinstance(step, str) else _filled(step, options) for step in passes))
@@ -248,13 +279,19 @@ def _filled(step: Pass, options: Mapping[str, Any]) -> Pass:
     return replace(step, **missing) if missing else step  # type: ignore[type-var]
 
 
-def _finisher(observers: Sequence[Observer]) -> Callable[[Pipeline], Finish]:
+def _finisher(how: Lowering) -> Callable[[Pipeline], Finish]:
     """What runs the rest of a pipeline on its engine, later."""
 
-    def finisher(tail: Pipeline) -> Finish:
+    def finisher(rest: Pipeline) -> Finish:
+        converting, tail = at_conversion(rest)
+        lowering = replace(how, tail=tail)
+
         def finish(program: Program, ledger: Ledger, samples: int) -> tuple[Program, tuple[PassRecord, ...]]:
-            with _compiler(program.target):
-                return tail.run(program, ledger, observers=observers)
+            with _compiler(program.engine):
+                program, records = converting.run(program, ledger, observers=how.observers)
+                with after(records):
+                    program, more = lowering.run(program, ledger)
+                return program, (*records, *more)
 
         return finish
 
@@ -265,7 +302,7 @@ def _run(
     pipeline: Pipeline,
     program: Program,
     ledger: Ledger,
-    observers: Sequence[Observer],
+    how: Lowering,
     source: Source,
     history: tuple[PassRecord, ...],
     *,
@@ -273,18 +310,20 @@ def _run(
 ) -> CompiledModel:
     """Run it all, or up to calibration when there are observers and no data: the model's calls are its data then."""
     pipeline.check(program.stage)
-    deciding, head, tail = _split(pipeline)
-    program, records = deciding.run(program, ledger, observers=observers)
-    rounds, start = Rounds(head, tail, observers), Start.of(program, ledger)
+    deciding, head, rest = _split(pipeline)
+    program, records = deciding.run(program, ledger, observers=how.observers)
+    converting, tail = at_conversion(rest)
+    rounds = Rounds(head, converting, replace(how, tail=tail), how.observers)
+    start = Start.of(program, ledger)
     with after(records):
         program, more, start = rounds.prepare(program, ledger, start)
     records = (*history, *records, *more)
 
     def finish(program: Program, ledger: Ledger, samples: int) -> tuple[Program, tuple[PassRecord, ...]]:
-        with _compiler(program.target):
+        with _compiler(program.engine):
             return rounds.finish(program, ledger, start, samples)
 
-    waits = bool(tail.passes) and getattr(tail.passes[0], "data", None) is None and has_observers(program)
+    waits = bool(rest.passes) and getattr(rest.passes[0], "data", None) is None and has_observers(program)
     if not waits:
         with after(records):
             program, more = finish(program, ledger, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
+BY_DECISION = "it stays float by decision"  # what a lowering is told of nodes with the mark
 _KEPT = "fxq_keep_float"
 
 

@@ -139,6 +139,10 @@ class Ledger:
         other = Ledger.of(state)
         self._rows, self._parts, self._remarks = other._rows, other._parts, other._remarks
 
+    def become(self, state: LedgerState) -> None:
+        """Know what `state` says, and nothing else."""
+        self.__dict__.update(Ledger.of(state).__dict__)
+
     def is_settled(self, node: fx.Node) -> bool:
         """Have all of this node's sites (or its part of them) got their rows?"""
         part = part_of(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,6 +24,7 @@ from fxquant.program import Program, Stage
 from fxquant.sandbox import one_compilation
 from fxquant.sizes import size_bytes
 from fxquant.source import Source
+from fxquant.targets import EXTERNAL
 from fxquant.torch_ao import engine
 
 if TYPE_CHECKING:
@@ -90,8 +92,13 @@ class CompiledModel(CapturedModel):
 
     @property
     def target(self) -> str:
-        """The engine it was compiled for."""
+        """What it was compiled for: a name of the table of targets."""
         return self._program.target
+
+    @property
+    def engine(self) -> str:
+        """The engine of torch's own that its plan is for; the target itself, where that is one."""
+        return self._program.engine
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model. FXQ107/FXQ503 when the arguments are not what it was captured with.
@@ -111,7 +118,18 @@ class CompiledModel(CapturedModel):
             with torch.no_grad():  # forward, not a call: a call of fx prints its own account of an error
                 return signature.rebuild(self._graph_for(leaves).forward(*leaves))
         except _REFUSALS as error:
-            raise _refused(leaves, error) from error
+            raise self._refused(leaves, error) from error
+
+    def _refused(self, leaves: tuple[torch.Tensor, ...], error: Exception) -> LoweringError:
+        """FXQ515 where an engine outside torch alone refuses what the model takes; else FXQ503."""
+        canonical = self._program.canonical
+        if self.target in EXTERNAL and canonical is not None:
+            with suppress(*_REFUSALS), torch.no_grad():
+                canonical.forward(*leaves)
+                hint = "compile with example_inputs of this shape, or for one of torch's own engines (`fxquant doctor`)"
+                return _refused("FXQ515", f"{self.target} cannot run", leaves, error, hint)
+        hint = "give what the float model takes: float32 tensors on the CPU, of the shapes it was traced for"
+        return _refused("FXQ503", "the compiled model cannot run", leaves, error, hint)
 
     def _graph_for(self, leaves: tuple[torch.Tensor, ...]) -> fx.GraphModule:
         """The lowered graph; for an empty batch the canonical one: oneDNN's kernels lose dimensions or refuse it."""
@@ -245,7 +263,7 @@ class CompiledModel(CapturedModel):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy with weights, ledger and observers of its own."""
-        with one_compilation(), engine(self.target):  # packed weights are packed again, for the engine that is set
+        with one_compilation(), engine(self.engine):  # packed weights are packed again, for the engine that is set
             return super().__deepcopy__(memo)
 
     def _frozen(self) -> tuple[Any, ...]:
@@ -292,11 +310,7 @@ def _is_int8(effective: str) -> bool:
     return effective.startswith("int8") and not effective.startswith("int8 weights")
 
 
-def _refused(leaves: tuple[torch.Tensor, ...], error: Exception) -> LoweringError:
+def _refused(code: str, what: str, leaves: tuple[torch.Tensor, ...], error: Exception, hint: str) -> LoweringError:
     """What the engine said of these inputs, in the user's words."""
     told = ", ".join(f"{str(leaf.dtype).removeprefix('torch.')}{list(leaf.shape)} on {leaf.device}" for leaf in leaves)
-    return LoweringError(
-        "FXQ503",
-        f"the compiled model cannot run on ({told}): {error}",
-        hint="give what the float model takes: float32 tensors on the CPU, of the shapes it was traced for",
-    )
+    return LoweringError(code, f"{what} on ({told}): {error}", hint=hint)

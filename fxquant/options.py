@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -63,6 +64,11 @@ def _forward_fn(value: Any) -> str | None:
     return None if value is None or callable(value) else "give a function forward_fn(model, batch) that calls the model"
 
 
+def _seconds(value: Any) -> str | None:
+    is_right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    return None if is_right else "give seconds, 0 for none"
+
+
 _MODES = ("ptq", "qat")
 
 _REFUSALS: dict[str, Callable[[Any], str | None]] = {
@@ -76,6 +82,9 @@ _REFUSALS: dict[str, Callable[[Any], str | None]] = {
     "mode": lambda value: (
         None if isinstance(value, str) and value in _MODES else "'qat' to train with rounding, or 'ptq' (the default)"
     ),
+    "race_seconds": _seconds,
+    "place": lambda value: None if value in (None, True, False) else "give True, False, or None for the default",
+    "race_targets": lambda value: None if value is None else _each(str, told="give a list of names of targets")(value),
     "strict": lambda value: None if isinstance(value, bool) else "True or False",
 }
 

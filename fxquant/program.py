@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from fxquant.targets import native_engine
+
 if TYPE_CHECKING:
     from fxquant.ledger import LedgerState
     from fxquant.plan import QuantPlan
@@ -48,9 +50,10 @@ class Program:
     stage: Stage
     signature: Signature
     example_leaves: tuple[torch.Tensor, ...] | None = None  # one example of the graph's inputs, where one is known
+    call_leaves: tuple[torch.Tensor, ...] | None = None  # of the call that the caller gave as an example, whole
     values: Mapping[str, Any] = field(default_factory=dict)  # origin → dtype and shape of what the traced node gave
     plan: QuantPlan | None = None
-    target: str = "x86"  # the engine that plan and lowering are for
+    target: str = "x86"  # what runs it in the end, a name of the table of targets
     model_name: str = "Model"  # class name of the user's model
     policy: str = ""  # what was asked: a preset's or mapping's title, or a recipe's text
     canonical: fx.GraphModule | None = None  # LOWERED only: the CONVERTED graph it was lowered from
@@ -68,6 +71,11 @@ class Program:
     def graph(self) -> fx.Graph:
         """The graph of `graph_module`."""
         return self.graph_module.graph
+
+    @property
+    def engine(self) -> str:
+        """The engine of torch's own that the plan is for, and whose formats the converted graph has."""
+        return native_engine(self.target)
 
     def at(self, stage: Stage) -> Program:
         """The same program, one stage further."""

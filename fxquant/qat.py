@@ -44,14 +44,15 @@ class QATModel(TrainableModel):
         program: Program,
         ledger: Ledger,
         history: tuple[PassRecord, ...],
-        finish: Finish,
+        convert: Finish,
+        lower: Finish,
         source: Source,
         *,
         schedule: QATSchedule | None = None,
         guard_inputs: bool = False,
     ) -> None:
         super().__init__(program, ledger, history)
-        self._finish, self._source, self._guard_inputs = finish, source, guard_inputs
+        self._convert, self._lower, self._source, self._guard_inputs = convert, lower, source, guard_inputs
         self._schedule = schedule or QATSchedule()
         self._steps = 0
         self._agreement: tuple[Agreement, ...] = ()
@@ -188,11 +189,12 @@ class QATModel(TrainableModel):
 
     def _converted(self, ledger: Ledger) -> CompiledModel:
         with after(self._history):
-            program, records = self._finish(self._copied(), ledger, 0)
-        history, source = (*self._history, *records), self._trained_source()
-        model = CompiledModel(program, ledger, history, self._finish, source, guard_inputs=self._guard_inputs)
-        self._compare(model.canonical, ledger)
-        return model
+            program, records = self._convert(self._copied(), ledger, 0)
+            self._compare(program.graph_module, ledger)  # as training rounds: later passes round less often
+        with after((*self._history, *records)):
+            program, more = self._lower(program, ledger, 0)
+        history, source = (*self._history, *records, *more), self._trained_source()
+        return CompiledModel(program, ledger, history, self._lower, source, guard_inputs=self._guard_inputs)
 
     def _compare(self, canonical: fx.GraphModule, ledger: Ledger) -> None:
         leaves = self._program.example_leaves
@@ -270,7 +272,9 @@ def begin(
     tell_hidden(hiding, program, ledger)
     program = _on_first_links(program, ledger)
     records = (*history, *records)
-    return QATModel(program, ledger, records, finish(tail), source, schedule=schedule, guard_inputs=guard_inputs)
+    converting = tail.until(Stage.CONVERTED)
+    finishes = finish(converting), finish(Pipeline(tail.passes[len(converting) :]))
+    return QATModel(program, ledger, records, *finishes, source, schedule=schedule, guard_inputs=guard_inputs)
 
 
 def _on_first_links(program: Program, ledger: Ledger) -> Program:

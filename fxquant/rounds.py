@@ -15,6 +15,7 @@ import torch
 from fxquant.calibration import MOST_KEPT, Observing, has_observers
 from fxquant.graphmodule import copied
 from fxquant.ledger import FLOAT, Ledger, LedgerState
+from fxquant.lowering import Lowering
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.plan import Decision, Mode
 from fxquant.program import Program
@@ -45,10 +46,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """The passes that a round runs: up to the observers, and from calibration on."""
+    """The passes that a round runs: up to the observers, from calibration to the canonical graph, and its lowering."""
 
     preparing: Pipeline
     finishing: Pipeline
+    lowering: Lowering
     observers: Sequence[Observer]
 
     def prepare(self, program: Program, ledger: Ledger, start: Start | None) -> tuple[Program, Records, Start | None]:
@@ -64,6 +66,9 @@ class Rounds:
     def finish(self, program: Program, ledger: Ledger, start: Start | None, samples: int) -> tuple[Program, Records]:
         """Calibrate, convert, lower; and again for as long as some site did not land."""
         program, records = _seen(self.finishing, samples).run(program, ledger, observers=self.observers)
+        with after(records):
+            program, more = self.lowering.run(program, ledger)
+        records = (*records, *more)
         rounds = 0 if start is None else start.most
         while start is not None and program.unlanded and rounds > 0:
             rounds -= 1
@@ -76,6 +81,9 @@ class Rounds:
                 fed = Pipeline(tuple(_without_data(step) for step in self.finishing))
                 program, rest = _seen(fed, samples).run(program, ledger, observers=self.observers)
             records = (*records, *more, *rest)
+            with after(records):
+                program, last = self.lowering.run(program, ledger, is_again=True)
+            records = (*records, *last)
         return replace(program, kept_batches=()), records
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 from fxquant import qdq
+from fxquant.passes._moving import moves_values
 
-_FULL = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
+FULL = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
 
 
 def is_activation_quantize(node: fx.Node) -> bool:
@@ -30,13 +31,32 @@ def is_activation_dequantize(node: Any) -> bool:
 def is_native(node: Any) -> bool:
     """Do the engines have this type and range of codes?"""
     low, high, dtype = node.args[3:6]
-    return _FULL.get(dtype) == (low, high)
+    return FULL.get(dtype) == (low, high)
 
 
-def qparams_of(dequantize: Any) -> tuple[Any, Any, Any]:
-    """Scale, zero point and dtype of the codes behind a dequantize."""
-    quantize = dequantize.args[0]
-    return quantize.args[1], quantize.args[2], quantize.args[5]
+def grid_of(value: Any) -> tuple[Any, ...] | None:
+    """(scale, zero_point, quant_min, quant_max, dtype) that these float values are on; None where it is not known."""
+    if is_activation_dequantize(value):
+        return value.args[0].args[1:]  # type: ignore[no-any-return]
+    if not isinstance(value, fx.Node):
+        return None
+    if moves_values(value):
+        return grid_of(value.args[0])
+    if (
+        value.op == "call_function"
+        and value.target is torch.cat
+        and value.args
+        and isinstance(value.args[0], (tuple, list))
+    ):
+        grids = {grid_of(item) for item in value.args[0]}
+        return grids.pop() if len(grids) == 1 else None
+    return None
+
+
+def qparams_of(value: Any) -> tuple[Any, Any, Any]:
+    """Scale, zero point and dtype of the codes behind a value that is on a grid."""
+    scale, zero_point, _, _, dtype = grid_of(value) or (None,) * 5
+    return scale, zero_point, dtype
 
 
 def attribute_name(node: Any) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import fx
 
-from fxquant.passes._canonical import is_activation_dequantize
+from fxquant.passes._canonical import grid_of
 from fxquant.passes._functional import is_weighted
 from fxquant.passes._native_recurrent import KERNELS
 from fxquant.passes._weights import INT8_WEIGHTS, held_as
+from fxquant.placed import placed_as
 from fxquant.plan import Mode
 from fxquant.program import Program
 from fxquant.torch_ao import split_fused
@@ -41,6 +42,8 @@ def not_lowered(program: Program, native: Mapping[fx.Node, str], refused: Mappin
         decision = None if program.plan is None else program.plan.of(node)
         if decision is None or not decision.fallbacks or decision.mode not in _COMPUTED or node in native:
             continue
+        if placed_as(node):  # it could run as its link says, and is faster in float
+            continue
         if held_as(node, program.graph_module) == INT8_WEIGHTS or node.target in KERNELS:
             found.setdefault(decision.site, refused.get(node) or _without_kernel(program, node, decision.op))
     return found
@@ -51,6 +54,6 @@ def _without_kernel(program: Program, node: fx.Node, op: str) -> str:
         source = node.args[0] if node.args else None
         if isinstance(source, fx.Node) and source.target is F.pad:  # of a convolution that pads otherwise than by zeros
             source = source.args[0]
-        if not is_activation_dequantize(source):
+        if grid_of(source) is None:
             return "its input stays float32"
     return f"{program.target} has no int8 kernel for {op} here"

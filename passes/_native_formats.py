@@ -14,18 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxquant import groups, recurrent
+from fxquant.keep_float import BY_DECISION
 from fxquant.passes._canonical import attribute_name
 from fxquant.passes._weights import BFLOAT16_WEIGHTS, held_as
+from fxquant.placed import placed_as
 from fxquant.targets import isa
 
 if TYPE_CHECKING:
     from fxquant.passes._native_graph import NativeGraph
 
-_BFLOAT16 = (F.linear, F.conv1d, F.conv2d, F.conv3d)
+PLACED_LAYERS = _BFLOAT16 = (F.linear, F.conv1d, F.conv2d, F.conv3d)
 
 
 def lower(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     """The kernel's call; None for other nodes, and where the CPU has none."""
+    if placed_as(node) == "bfloat16":
+        return _placed_layer(native, node)
     if node.op != "call_function" or node in native.avoid:
         return None
     if node.target in _BFLOAT16:
@@ -46,6 +50,24 @@ def _bfloat16_layer(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     held = None if bias is None else native.hold(f"{name}_bias_bf16", native.tensor_of(bias).to(torch.bfloat16))
     arguments = (native.values[node.args[0]], weight, held, *node.args[3:])  # type: ignore[index]
     made: fx.Node = native.graph.call_function(KERNELS[node.target], arguments)  # type: ignore[index]
+    return made
+
+
+def _placed_layer(native: NativeGraph, node: fx.Node) -> fx.Node | None:
+    """A layer that placement put in bfloat16, on its int8 weight: widened ahead."""
+    if node.op != "call_function" or node.target not in PLACED_LAYERS or not isa().bf16:
+        return None
+    if native.avoid.get(node, BY_DECISION) != BY_DECISION:
+        return None  # the parity check found it wanting
+    weight, bias = node.args[1], node.args[2]
+    held = native.weight_of(weight)
+    if held is None or (isinstance(bias, fx.Node) and bias.op != "get_attr"):
+        return None
+    name = attribute_name(weight.args[0])  # type: ignore[union-attr]
+    half = native.hold(f"{name}_bf16", held.dequantize().to(torch.bfloat16))
+    half_bias = None if bias is None else native.hold(f"{name}_bias_bf16", native.tensor_of(bias).to(torch.bfloat16))
+    arguments = (native.values[node.args[0]], half, half_bias, *node.args[3:])  # type: ignore[index]
+    made: fx.Node = native.graph.call_function(KERNELS[node.target], arguments)
     return made
 
 

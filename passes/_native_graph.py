@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxquant import qdq
-from fxquant.origin import adopt, carry
+from fxquant.origin import adopt, carry, origins
 from fxquant.passes import (
     _native_embedding,
     _native_float_result,
@@ -53,6 +53,7 @@ class NativeGraph:
     graph: fx.Graph = field(default_factory=fx.Graph)
     values: dict[fx.Node, fx.Node] = field(default_factory=dict)  # canonical → float (or any other) value
     codes: dict[fx.Node, fx.Node] = field(default_factory=dict)  # canonical quantize → quantized tensor
+    moved: dict[fx.Node, fx.Node] = field(default_factory=dict)  # canonical value → codes that an op has moved
     constants: dict[str, Any] = field(default_factory=dict)  # attributes of the new module
     counterpart: dict[fx.Node, fx.Node] = field(default_factory=dict)
     native: dict[fx.Node, str] = field(default_factory=dict)
@@ -82,12 +83,13 @@ class NativeGraph:
         source = node.args[0]
         made = self._kernel(node, source) if isinstance(source, fx.Node) and is_native(node) else None
         if made is not None:
-            return made
+            return carry(made, made, *node.users)
         x, scale, zero_point, *_, dtype = node.args
         if not is_native(node):
             return self.graph.node_copy(node, self.values.__getitem__)
         arguments = (self.values[x], scale, zero_point, _QUANTIZED[dtype])  # type: ignore[index]
-        return adopt(self.graph.call_function(torch.quantize_per_tensor, arguments), node)
+        made = adopt(self.graph.call_function(torch.quantize_per_tensor, arguments), node)
+        return carry(made, *node.users) if any(map(origins, node.users)) else made
 
     def _kernel(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
         """One quantized op for `source` (and the op before it, when `source` is a relu), or None."""
@@ -129,6 +131,11 @@ class NativeGraph:
         is_read = node.op == "call_function" and node.target is getattr and node.args[1] not in _OF_CODES
         if is_read and self.is_coded(node.args[0]):
             return adopt(self.graph.call_function(getattr, (self.coded(node.args[0]), *node.args[1:])), node)
+        codes = None if node in self.avoid else _native_others.move(self, node)
+        if codes is not None:
+            self.moved[node], self.counterpart[codes] = carry(codes, node), node
+            self.native[node] = f"runs as {self._named(codes)} on {self.target}"
+            return adopt(self.graph.call_method("dequantize", (codes,)), node)
         made = (
             _native_layers.dynamic_linear(self, node)
             or _native_layers.half_linear(self, node)
@@ -200,12 +207,12 @@ class NativeGraph:
         return self.canonical.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def is_coded(self, node: Any) -> bool:
-        """Is this canonical value the dequantize of codes that the engine has?"""
-        return is_activation_dequantize(node) and is_native(node.args[0])
+        """Is this canonical value one of codes that the engine has: their dequantize, or moved by an op?"""
+        return node in self.moved or (is_activation_dequantize(node) and is_native(node.args[0]))
 
     def coded(self, node: Any) -> fx.Node:
-        """The quantized tensor behind a dequantize."""
-        return self.codes[node.args[0]]
+        """The quantized tensor behind such a value."""
+        return self.moved[node] if node in self.moved else self.codes[node.args[0]]
 
     def tensor_of(self, argument: Any) -> Any:
         """The value of a get_attr; other arguments as they are."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant.origin import adopt
-from fxquant.passes._canonical import attribute_name, is_activation_dequantize, qparams_of
+from fxquant.passes._canonical import attribute_name, grid_of, is_activation_dequantize, qparams_of
 from fxquant.passes._native_ops import BINARY, FIXED_MODULES, OWN_MODULES, is_shared, takes_plain_order
 
 if TYPE_CHECKING:
@@ -43,6 +43,19 @@ def lower(native: NativeGraph, node: fx.Node, layer: fx.Node, relu: fx.Node | No
         same = abs(float(scale) - fixed_scale) < 1e-9 and zero_point == fixed_zero  # type: ignore[arg-type]
         return native.graph.call_function(op, (x,)) if same else None
     return _shared(native, node, layer)
+
+
+def move(native: NativeGraph, node: fx.Node) -> fx.Node | None:
+    """The codes that an op of this float value has moved, where what it reads is codes and stays on its grid."""
+    grid = grid_of(node)
+    if grid is None or is_activation_dequantize(node):
+        return None
+    if node.target is torch.cat:
+        return _cat(native, node, *grid[:2])
+    if not native.is_coded(node.args[0]):
+        return None
+    inner = {node.args[0]: native.coded(node.args[0])}
+    return native.graph.node_copy(node, lambda source: inner[source])
 
 
 def _shared(native: NativeGraph, node: fx.Node, layer: fx.Node) -> fx.Node | None:

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxquant import qdq
 from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.calibration import run_on_few
 from fxquant.errors import ExampleInputError
 from fxquant.origin import site_of, where
-from fxquant.passes._canonical import is_activation_quantize
+from fxquant.passes._canonical import grid_of, is_activation_quantize
 from fxquant.passes._native_graph import Lowered
 
 MAX_STEPS = 1  # codes; ties round either way
@@ -82,6 +83,8 @@ class _Checker(fx.Interpreter):
         if isinstance(value, tuple):
             self.steps[canonical] = max(map(_steps, value, expected))
             return expected
+        if value.is_quantized and expected.is_floating_point():
+            expected = _on_grid(canonical, expected)
         self.steps[canonical] = _steps(value, expected)
         return _like(value, expected) if value.is_quantized else expected
 
@@ -97,9 +100,17 @@ def _like(value: Tensor, codes: Tensor) -> Tensor:
 
 def _coded(canonical: fx.Node, expected: Tensor) -> Tensor:
     """The canonical result as the lowered graph would hold it."""
-    if not is_activation_quantize(canonical):
+    if is_activation_quantize(canonical):
+        return torch._make_per_tensor_quantized_tensor(expected, canonical.args[1], canonical.args[2])  # type: ignore[arg-type]
+    grid = grid_of(canonical)
+    if grid is None:
         return expected
-    return torch._make_per_tensor_quantized_tensor(expected, canonical.args[1], canonical.args[2])  # type: ignore[arg-type]
+    return torch._make_per_tensor_quantized_tensor(_on_grid(canonical, expected), *grid[:2])
+
+
+def _on_grid(canonical: fx.Node, expected: Tensor) -> Tensor:
+    """The codes of float values that an op has moved."""
+    return qdq.quantize_per_tensor(expected, *(grid_of(canonical) or ()))
 
 
 def _steps(value: Tensor, expected: Tensor) -> float:

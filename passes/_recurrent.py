@@ -150,7 +150,7 @@ def convert(program: Program, node: fx.Node, decision: Decision) -> None:
         held = RecurrentWeights(module, decision)
         put(program.graph_module, name, held)
     arguments = _arguments(held.kind, node)
-    is_reduced = is_dynamic and _is_reduced(program.target, is_cell=held.kind in CELLS)
+    is_reduced = is_dynamic and _is_reduced(program.engine, is_cell=held.kind in CELLS)
     with graph.inserting_before(node):
         weights = tuple(part for cell in held.cells for part in _fetched(graph, name, held, cell, node))
         options = (*held.options, is_dynamic, is_reduced)

@@ -31,7 +31,7 @@ def observers_within(graph_module: fx.GraphModule) -> list[fx.Node]:
         if observer_of(graph_module, node) is None:
             continue
         source, readers = node.all_input_nodes[0], tuple(node.users)
-        clamps = {reader for reader in readers if _is_clamp(graph_module, reader)}
+        clamps = {reader for reader in readers if is_clamp(graph_module, reader)}
         if (_is_scalar(source) or source in in_float) and all(_is_scalar(r) or r in clamps for r in readers):
             found.append(node)
             in_float |= clamps
@@ -65,7 +65,8 @@ def _is_scalar(node: fx.Node) -> bool:
     return sum(kinds) == 1 and sum(numbers) == 1
 
 
-def _is_clamp(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+def is_clamp(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Is this a ReLU, ReLU6, hardtanh or clamp between numbers?"""
     if node.op == "call_module":
         return isinstance(graph_module.get_submodule(str(node.target)), _CLAMP_MODULES)
     return node.target in _CLAMPS and len(node.all_input_nodes) == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxquant import qdq, recurrent
+from fxquant.floors import without_dead_channels
 from fxquant.observation import QParams, read_qparams
 from fxquant.origin import adopt
 from fxquant.passes._held import HALVES, WIDENS, HalfWeight, Held, hold, own_ask, told
@@ -42,7 +44,10 @@ def observe_weight(weight: Tensor, qconfig: Any) -> QParams:
         observer = qconfig.weight()
         observer(weight)
         scale, zero_point = observer.calculate_qparams()
-    return read_qparams(observer, scale, zero_point, is_weight=True)
+    qparams = read_qparams(observer, scale, zero_point, is_weight=True)
+    if qparams.axis is None or qparams.is_float_zero_point or not weight.numel():
+        return qparams
+    return replace(qparams, scale=without_dead_channels(qparams.scale, weight, qparams.axis))
 
 
 def quantize_weight(weight: Tensor, qparams: QParams) -> Tensor:

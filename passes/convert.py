@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from fxquant.custom import handled_by
 from fxquant.errors import PassError
 from fxquant.float_formats import FloatFormat, choose_float_scale, simulate_float
 from fxquant.float_observer import float_range
+from fxquant.floors import REMEDY, bitten_channels, floor_of
 from fxquant.graphmodule import drop_unused_modules
 from fxquant.ledger import Ledger
 from fxquant.observation import Observation, QParams, observer_of
@@ -27,17 +28,19 @@ from fxquant.observers import format_of
 from fxquant.origin import adopt, carry, split_last
 from fxquant.passes import _embedding, _handlers, _recurrent, _simulated
 from fxquant.passes._canonical import is_activation_dequantize
+from fxquant.passes._clamped import NARROWED
 from fxquant.passes._functional import emit, is_weighted
 from fxquant.passes._held import own_ask
 from fxquant.passes._moving import KEEPS_VALUES
 from fxquant.passes._ties import share_codes, tied_layers
-from fxquant.passes._weights import INT8_WEIGHTS, fetch, store, store_half
+from fxquant.passes._weights import INT8_WEIGHTS, QuantizedWeight, fetch, store, store_half
 from fxquant.passes.insert_observers import OBSERVED
 from fxquant.pipeline import Pass
 from fxquant.plan import HELD_MODES, Decision, Mode
 from fxquant.program import Program, Stage
 from fxquant.targets import has_saturation_risk, isa
 from fxquant.torch_ao import read_qconfig, split_fused
+from fxquant.values import fetched
 
 TRAINED = "fxq_trained"  # meta key: a qconfig whose weight observer gives the scales that training used
 
@@ -87,7 +90,7 @@ def _keep_what_others_read(program: Program) -> None:
 
 
 def _quantize_activation(program: Program, node: fx.Node, observation: Observation) -> None:
-    """x → observer becomes x → quantize → dequantize."""
+    """x → observer becomes x → quantize → dequantize; before a clamp that it stands for as well, too."""
     graph, source = program.graph, node.all_input_nodes[0]
     watched = float_range(observation.module)
     if watched is not None:
@@ -98,14 +101,22 @@ def _quantize_activation(program: Program, node: fx.Node, observation: Observati
         graph.erase_node(node)
         return
     qparams = _kept_from(program, source) or observation.qparams()
-    limits = qparams.quant_min, qparams.quant_max, qparams.dtype
-    with graph.inserting_before(node):
-        literals = float(qparams.scale), int(qparams.zero_point)
-        codes = graph.call_function(qdq.quantize_per_tensor, (source, *literals, *limits))
-        value = graph.call_function(qdq.dequantize_per_tensor, (codes, *literals))
-    adopt(codes, node), adopt(value, node)
-    node.replace_all_uses_with(value)
+    if NARROWED in source.meta:
+        [unclamped] = source.all_input_nodes
+        source.replace_input_with(unclamped, _rounded(unclamped, qparams, before=source, like=unclamped))
+    node.replace_all_uses_with(_rounded(source, qparams, before=node, like=node))
     graph.erase_node(node)
+
+
+def _rounded(value: fx.Node, qparams: QParams, *, before: fx.Node, like: fx.Node) -> fx.Node:
+    """value → quantize → dequantize, with the line and scope of `like`."""
+    graph, literals = before.graph, (float(qparams.scale), int(qparams.zero_point))
+    limits = qparams.quant_min, qparams.quant_max, qparams.dtype
+    with graph.inserting_before(before):
+        codes = graph.call_function(qdq.quantize_per_tensor, (value, *literals, *limits))
+        rounded = graph.call_function(qdq.dequantize_per_tensor, (codes, *literals))
+    adopt(codes, like), adopt(rounded, like)
+    return rounded
 
 
 def _kept_from(program: Program, source: fx.Node) -> QParams | None:
@@ -132,12 +143,25 @@ def _convert_layer(program: Program, node: fx.Node, ledger: Ledger) -> None:
         _embedding.convert(program, node, decision)
     elif is_weighted(base):
         _BY_MODE[decision.mode](program, node, decision.qconfig)
+        _tell_of_floor(program, str(node.target), base.weight, decision.qconfig, ledger)  # type: ignore[arg-type]
     else:
         return
     if decision.mode in HELD_MODES:  # what an engine runs is settled again when it is lowered
         held = _held_as(decision)
         why = f"{program.target} has no kernel for {type(base).__name__} on {held} alone: the weight is widened ahead"
         ledger.settle(node, held, why)
+
+
+def _tell_of_floor(program: Program, name: str, weight: torch.Tensor, qconfig: Any, ledger: Ledger) -> None:
+    """FXQ322 for a weight whose values are so small that the observer's eps is wider than their step."""
+    held = fetched(program.graph_module, name)
+    floor = floor_of(qconfig.weight()) if isinstance(held, QuantizedWeight) else None
+    if floor is None:
+        return
+    count = bitten_channels(weight, held.weight_scale, held.axis, floor)
+    if count:
+        told = f"the weight of '{name}' has {count} channel{'s'[: count != 1]} with values below its observer's"
+        ledger.notice("FXQ322", f"{told} eps={floor:.3g}: codes are lost", module=name, hint=REMEDY)
 
 
 def _held_as(decision: Decision) -> str:
@@ -158,7 +182,7 @@ def _weight_only(program: Program, node: fx.Node, qconfig: object) -> None:
 
 
 def _dynamic(program: Program, node: fx.Node, qconfig: object) -> None:
-    is_reduced = program.target in ("x86", "fbgemm") or has_saturation_risk(program.target, isa())
+    is_reduced = program.engine in ("x86", "fbgemm") or has_saturation_risk(program.engine, isa())
     decision = program.plan.of(node) if program.plan is not None else None
     planned = qconfig if decision is None else decision.qconfig  # training has a quantizer of weights in its place
     asked = read_qconfig(planned, f"the plan, for '{node.target}'").activation

@@ -184,7 +184,7 @@ def _replace_weighted(
         asked = read_qconfig(decision.qconfig, f"the plan, for '{node.target}'").activation
         if asked.is_simulated or asked.num_bits != 8:
             raise _untrainable(asked, str(node.target))
-        is_reduced = program.target in ("x86", "fbgemm") or has_saturation_risk(program.target, isa())
+        is_reduced = program.engine in ("x86", "fbgemm") or has_saturation_risk(program.engine, isa())
         dynamic = DynamicInput(is_reduced=is_reduced)
     made = QATLayer(layer, folded.norms, None, has_relu=has_relu, input_fake_quant=dynamic, norm_names=folded.names)
     if is_rounded and not has_grid(_weight_observer(decision)):
@@ -199,7 +199,7 @@ def _replace_weighted(
 
 
 def _replace_recurrent(program: Program, node: fx.Node, decision: Decision, layer: nn.Module) -> int:
-    op, options, cells, is_reduced = _recurrent.canonical_of(layer, program.target)
+    op, options, cells, is_reduced = _recurrent.canonical_of(layer, program.engine)
     names = [f"weight_{half}{cell}" for cell in cells for half in ("ih", "hh")]
     quantizers = {name: _weight_quantizer(decision, getattr(layer, name), node, name) for name in names}
     _put(program, node, QATRecurrent(layer, op, options, cells, quantizers, is_reduced=is_reduced))

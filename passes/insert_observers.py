@@ -15,6 +15,7 @@ from fxquant.observation import Observation, observer_of
 from fxquant.origin import adopt, site_of, where
 from fxquant.passes._activation_sites import execute as execute_activation_sites
 from fxquant.passes._activation_sites import has_own_site
+from fxquant.passes._clamped import narrow
 from fxquant.passes._landing import may_fall, not_observed
 from fxquant.passes._masks import masked_values
 from fxquant.passes._pairs import hide_relus, show
@@ -58,6 +59,7 @@ class InsertObservers(Pass):
             node.replace_all_uses_with(node.all_input_nodes[0])
             program.graph.erase_node(node)
         execute_activation_sites(program, ledger)
+        narrow(program)
         drop_unused_modules(program.graph_module)
         for node in program.graph.nodes:
             if observer_of(program.graph_module, node) is not None:

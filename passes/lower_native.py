@@ -17,16 +17,17 @@ from torch import fx
 
 from fxquant.errors import LoweringError, ParityError
 from fxquant.graphs.snapshot import TensorInfo
-from fxquant.keep_float import is_kept_float
+from fxquant.keep_float import BY_DECISION, is_kept_float
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import origins, part_of, site_of, where
-from fxquant.passes._canonical import is_activation_dequantize
+from fxquant.passes._canonical import grid_of
 from fxquant.passes._landing import may_fall, not_lowered
 from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._native_ops import is_shared
 from fxquant.passes._parity import Mismatch, mismatches
 from fxquant.passes._weights import INT8_WEIGHTS, held_as
 from fxquant.pipeline import Pass
+from fxquant.placed import placed_as
 from fxquant.plan import HELD_MODES, Mode
 from fxquant.program import Finding, Program, Stage
 from fxquant.torch_ao import engine, quiet
@@ -79,6 +80,8 @@ class LowerNative(Pass):
 
     def _settle(self, program: Program, lowered: Lowered, found: tuple[Mismatch, ...], ledger: Ledger) -> None:
         for node, why in lowered.native.items():
+            if placed_as(node):
+                continue  # its row has the times that it was placed by
             ledger.settle(node, _runs_as(program, node), why)
         for node, why in lowered.refused.items():
             if self.strict and not may_fall(program, node):
@@ -129,8 +132,11 @@ def _note_values(lowered: Lowered) -> None:
     """A kernel gives what its canonical node gives, codes as a quantized tensor: no meta kernel could tell."""
     for node, canonical in lowered.counterpart.items():
         value = known_value(canonical)
-        is_coded = isinstance(value, TensorInfo) and value.dtype in QUANTIZED
-        note_value(node, TensorInfo(QUANTIZED[value.dtype], value.shape) if is_coded else value)
+        grid = grid_of(canonical)  # of a float value that the engine has as codes
+        if isinstance(value, TensorInfo):
+            dtype = value.dtype if grid is None else str(grid[-1]).removeprefix("torch.")
+            value = TensorInfo(QUANTIZED.get(dtype, dtype), value.shape)
+        note_value(node, value)
 
 
 def _decided_float(program: Program) -> dict[fx.Node, str]:
@@ -140,7 +146,7 @@ def _decided_float(program: Program) -> dict[fx.Node, str]:
         decision = None if program.plan is None else program.plan.of(node)
         is_float = decision is not None and decision.mode is Mode.FLOAT
         if is_kept_float(node) or (is_float and not is_shared(node.op, node.target, program.module_of(node))):
-            found[node] = "it stays float by decision"
+            found[node] = BY_DECISION
     return found
 
 
@@ -197,5 +203,5 @@ def _fed_float(program: Program) -> frozenset[str]:
         site_of(node)
         for node in program.graph.nodes
         if is_shared(node.op, node.target, program.module_of(node))
-        and not any(is_activation_dequantize(source) for source in node.all_input_nodes)
+        and not any(grid_of(source) is not None for source in node.all_input_nodes)
     )

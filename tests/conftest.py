@@ -13,6 +13,8 @@ from support.counting import COUNTS
 
 _SLOW_TO_DRAW = [HealthCheck.too_slow, HealthCheck.data_too_large]  # models are drawn, traced and run
 
+os.environ["FXQUANT_AUTO_TARGETS"] = "native"  # no test races unless it says so; processes that tests start inherit it
+
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=_SLOW_TO_DRAW)
 settings.register_profile(
     "ci", max_examples=150, derandomize=True, deadline=None, print_blob=True, suppress_health_check=_SLOW_TO_DRAW

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["ok", "note", "fail"]
 TORCH_RANGE = ((2, 11), (2, 16))  # from, below: a test compares it with pyproject.toml
-EXTRAS = ("scikit-learn", "matplotlib", "onnxruntime", "openvino", "transformers")
+EXTRAS = ("scikit-learn", "matplotlib", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +66,14 @@ def torch_finding(installed: str) -> Finding:
 
 
 def _engines() -> Iterator[Finding]:
-    from fxquant.targets import AUTO, TARGETS, available, resolve
+    from fxquant.targets import AUTO, NATIVE, available, resolve
 
-    for target in TARGETS.values():
+    for target in NATIVE.values():
         if available(target.name):
             yield Finding("engine", target.name, "available", "ok", target.description)
         else:
             yield Finding("engine", target.name, "not in this torch", "note", target.description)
+    yield from _outside_torch()
     try:
         chosen = resolve(AUTO)
     except BackendError as error:
@@ -81,14 +82,25 @@ def _engines() -> Iterator[Finding]:
         yield Finding("engine", 'target="auto"', chosen.engine, "ok", chosen.reason)
 
 
+def _outside_torch() -> Iterator[Finding]:
+    """Targets beside torch's own engines: here or not and why, and the extra that brings them."""
+    from fxquant.targets import EXTERNAL, presence
+
+    for target in EXTERNAL.values():
+        found = presence(target.name)
+        extra = f"; pip install 'fxquant[{target.extra}]'" if target.extra and not found.is_here else ""
+        value = f"available ({found.why})" if found.is_here else found.why
+        yield Finding("target", target.name, value, "ok" if found.is_here else "note", f"{target.description}{extra}")
+
+
 def _cpu() -> Iterator[Finding]:
-    from fxquant.targets import TARGETS, has_saturation_risk, isa
+    from fxquant.targets import NATIVE, has_saturation_risk, isa
 
     cpu = isa()
     yield Finding("cpu", "machine", cpu.machine)
     for name in ("avx2", "avx512", "vnni", "amx", "bf16"):
         yield Finding("cpu", name, _yes_no(getattr(cpu, name)))
-    at_risk = [name for name in TARGETS if has_saturation_risk(name, cpu)]
+    at_risk = [name for name in NATIVE if has_saturation_risk(name, cpu)]
     yield _saturation(at_risk, cpu)
 
 

@@ -11,10 +11,12 @@ from fxquant.drawing.looks import CHANGES, LAYERED, LOOKS, MIXED
 from fxquant.drawing.overlays import Overlay
 from fxquant.drawing.view import Arrow, Box, Key, View
 from fxquant.drawing.words import clean, plural
+from fxquant.graphs.cut import cut_edges
 from fxquant.graphs.regions import COMPUTING, Region, regions
 from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord
 
 MOST_BOXES = 1500
+CUT = "dashed arrow: the cut between int8 and float, placed by measured times"
 MOST_ISLANDS = 6  # that the legend names
 Islands = Sequence[tuple[str, Sequence[str]]]
 
@@ -66,6 +68,8 @@ def view_of(snapshot: GraphSnapshot, wanted: Wanted, title: str = "", prefix: st
     legend = legend_of(boxes, wanted)
     if batch is not None and any(" B×" in arrow.label for arrow in arrows):
         legend = (*legend, Key(f"B: the example's batch, {batch}", ""))
+    if any(arrow.look == "cut" for arrow in arrows):
+        legend = (*legend, Key(CUT, ""))
     legend += tuple(Key(note, "") for note in notes)
     return View(tuple(boxes), arrows, legend, clean(title or snapshot.title, 120), notes)
 
@@ -118,6 +122,7 @@ def module_look(members: Sequence[NodeRecord], found: dict[str, Region]) -> str:
 def _arrows(plan: Plan, batch: int | None) -> list[Arrow]:
     told: dict[str, set[str]] = {}  # by box: what is written on its arrows, to it and from it
     seen: dict[tuple[str, str], Arrow] = {}
+    cut = {(plan.box[source], plan.box[target]) for source, target in cut_edges(plan.snapshot, plan.found)}
     for source, target in plan.snapshot.edges:
         ends = plan.box[source], plan.box[target]
         if ends[0] == ends[1] or ends in seen:
@@ -127,7 +132,7 @@ def _arrows(plan: Plan, batch: int | None) -> list[Arrow]:
         label = "" if text in known or _is_formal(plan, source, target) else text
         known.update({label} - {""})
         told.setdefault(ends[1], set()).add(text)
-        seen[ends] = Arrow(*ends, label, tooltip=text)
+        seen[ends] = Arrow(*ends, label, "cut" if ends in cut else "", tooltip=text)
     return list(seen.values())
 
 

@@ -16,6 +16,7 @@ ARROWS: dict[str, dict[str, str]] = {
     "": {},
     "old": {"style": "dashed", "color": "#B2500F"},
     "new": {"style": "bold", "color": "#00704F", "penwidth": "2.2"},
+    "cut": {"style": "dashed", "color": "#000000", "penwidth": "2.6"},
 }
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from fxquant.drawing.words import clean, clean_path, number, plural, tensor_text
+from fxquant.graphs.cut import placed_in
 from fxquant.graphs.kernels import operation
 from fxquant.graphs.quantizing import is_dequantize, is_quantize
 from fxquant.graphs.regions import COMPUTING, Region
@@ -29,6 +30,8 @@ def node_lines(node: NodeRecord, members: Sequence[NodeRecord], found: Mapping[s
     lines = [clean(title)] + ([clean_path(name)] if name and name != title else [])
     if node.attribute("scale"):
         lines.append(_scale(node))
+    if placed_in(node):
+        lines.append(f"placed in {placed_in(node)}")
     return (*lines, *_constants(node, members))
 
 

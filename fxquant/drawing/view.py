@@ -28,7 +28,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """From a box that gives to a box that reads. `look`: '' as ever, 'old' or 'new' in a diff."""
+    """From a box that gives to a box that reads. `look`: '' as ever; 'old', 'new' in a diff; 'cut' at int8's border."""
 
     source: str
     target: str

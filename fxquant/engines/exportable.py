@@ -19,6 +19,7 @@ from fxquant import aliasing, float_formats, groups, qdq
 from fxquant.engines import forms, ops
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.silence import silence
+from fxquant.engines.widening import widen_placed
 from fxquant.graphmodule import copied
 from fxquant.packing import is_packed
 from fxquant.values import fetched
@@ -88,6 +89,7 @@ def canonical_name(node: fx.Node) -> str:
 def exportable(canonical: fx.GraphModule) -> fx.GraphModule:
     """A copy of the graph on ops of the dispatcher; the given one stays as it is. EngineRefusal where there is none."""
     made = copied(canonical)
+    widen_placed(made)
     for node in made.graph.nodes:
         node.meta["custom"] = {_NODE: node.name}
     for node in list(made.graph.nodes):

@@ -11,8 +11,10 @@ import torch
 from torch import fx, nn
 
 from fxquant.errors import ContractError, UsageError, did_you_mean
+from fxquant.graphs.cut import PLACED
 from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord, TensorInfo
 from fxquant.origin import origins, scope, where
+from fxquant.placed import placed_as
 from fxquant.program import Program, Stage
 from fxquant.qdq import DEQUANTIZE, QUANTIZE
 from fxquant.values import fetched, known_value, record_values
@@ -138,6 +140,8 @@ def _attributes(node: fx.Node, graph_module: fx.GraphModule) -> Iterator[tuple[s
         bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)
         named = {key: value for key, value in bound.arguments.items() if not isinstance(value, fx.Node)}
         yield from ((key, str(value).removeprefix("torch.")) for key, value in named.items())
+    if placed_as(node):
+        yield PLACED, placed_as(node)
 
 
 def _of_module(module: nn.Module) -> Iterator[tuple[str, str]]:

@@ -58,7 +58,7 @@ def _layer(losses: Losses, decision: Decision) -> Layer:
 
 def _saturates(evidence: Evidence, decision: Decision, layer: Layer) -> bool:
     is_coded = decision.mode is Mode.STATIC and layer.activation_bits == 8
-    return is_coded and layer.needs_seven_bits and has_saturation_risk(evidence.compiled.target, isa())
+    return is_coded and layer.needs_seven_bits and has_saturation_risk(evidence.compiled.engine, isa())
 
 
 def _uncalled(evidence: Evidence, model: nn.Module) -> Iterator[Layer]:

@@ -134,7 +134,7 @@ def _per_bits(narrow: tuple[int, int, Ask]) -> float:
 def _narrow(losses: Losses, group: Group) -> tuple[int, int, Ask] | None:
     """(bits of activations, of weights, what to ask for instead) of a static group that has fewer than it may."""
     evidence = losses.evidence
-    is_safe = not has_saturation_risk(evidence.compiled.target, isa())
+    is_safe = not has_saturation_risk(evidence.compiled.engine, isa())
     weighted = next((site for site in group.sites if evidence.weights.get(site)), losses.valued(group))
     ask = evidence.asks.get(weighted)
     if ask is None or ask.mode is not Mode.STATIC or ask.is_reuse or not has_words(ask):

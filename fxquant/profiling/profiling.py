@@ -88,7 +88,7 @@ def profile(
         compiled = compile_model(
             model, qconfig_mapping, calibration_data=calls, example_inputs=given, strict=strict, **options
         )
-        start = start_of(qconfig_mapping, target=compiled.target)
+        start = start_of(qconfig_mapping, target=compiled.engine)
         evidence = gathered(compiled, kept)
         found, losses = crossings(evidence), Losses(evidence)
         advice = _concluded(losses, found, settings)

@@ -8,23 +8,27 @@ from torch import fx, nn
 
 from fxquant.structure import flatten
 from support.asserts import assert_same, fingerprint, untouched
-from support.models import FAMILIES, MODELS, TROUBLE
+from support.data import images
+from support.models import BENCHED, FAMILIES, MODELS, TROUBLE, Case
+from support.models.mobile import mobilenet_v2_tiny
+
+ZOO = {**MODELS, **BENCHED}
 
 
 def run(name, seed=0):
-    case = MODELS[name]
+    case = ZOO[name]
     with torch.no_grad():
         return case.make()(*case.inputs(seed), **case.arguments(seed))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ZOO)
 def test_a_model_is_the_same_on_each_make_and_leaves_the_callers_world_alone(name):
     with untouched():
         first, second = run(name), run(name)
     assert_same(first, second)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ZOO)
 def test_other_inputs_give_other_finite_outputs(name):
     tensors = [leaf for leaf in flatten(run(name))[0] if isinstance(leaf, torch.Tensor)]
     others = [leaf for leaf in flatten(run(name, seed=7))[0] if isinstance(leaf, torch.Tensor)]
@@ -33,9 +37,9 @@ def test_other_inputs_give_other_finite_outputs(name):
     assert all(0.01 < tensor.std() < 100 for tensor in tensors)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ZOO)
 def test_models_come_in_eval_mode_with_batch_norms_that_do_something(name):
-    model = MODELS[name].make()
+    model = ZOO[name].make()
     norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
     assert not any(module.training for module in model.modules())
     for norm in norms:
@@ -44,9 +48,9 @@ def test_models_come_in_eval_mode_with_batch_norms_that_do_something(name):
         assert norm.running_mean.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", {**FAMILIES, **BENCHED})
 def test_raw_symbolic_tracing_takes_each_family(name):
-    case = FAMILIES[name]
+    case = ZOO[name]
     model = case.make()
     before = fingerprint(model)
     with torch.no_grad():
@@ -66,9 +70,31 @@ def test_calibration_data_is_apart_from_the_evaluation_data():
     assert not any(torch.equal(batch[0], case.inputs(0, 4)[0]) for batch in batches)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("resnet18", 11.7), ("mobilenet_v2", 3.5), ("resnet50", 25.6)])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("resnet18", 11.69),
+        ("resnet50", 25.56),
+        ("mobilenet_v2", 3.50),
+        ("mobilenet_v3_large", 5.48),
+        ("efficientnet_b0", 5.29),
+    ],
+)
 def test_the_full_sizes_are_those_of_the_papers(name, millions):
     with torch.device("meta"):
-        model = FAMILIES[name].build_full()
+        model = BENCHED[name].build_full()
     count = sum(parameter.numel() for parameter in model.parameters())
-    assert count / 1e6 == pytest.approx(millions, abs=0.06)
+    assert count / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+def test_the_batch_norms_of_a_full_model_are_settled_on_inputs_of_its_full_size():
+    """Else a depthwise kernel's statistics are those of maps that are all padding, and activations grow or vanish."""
+    case = Case(mobilenet_v2_tiny, images(8), images(64))
+    model, spreads = case.make(full=True), []
+    for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.register_forward_hook(
+            lambda norm, _, out: spreads.append((out - norm.bias[:, None, None]) / norm.weight[:, None, None])
+        )
+    with torch.no_grad():
+        model(*case.inputs(0, 8, full=True))
+    assert all(0.8 < spread.std() < 1.25 for spread in spreads), [round(float(spread.std()), 2) for spread in spreads]

@@ -175,7 +175,7 @@ def test_functional_dropout_of_a_model_that_was_captured_before_is_off_and_told(
 
 
 def test_dropout_before_a_flatten_keeps_the_codes_of_its_input():
-    model = qat()
+    model = qat(passes=fxquant.default_pipeline().without("canonicalize-qdq"))
     train(model, 5)
     compiled = model.convert()
     first, second = (

@@ -147,7 +147,7 @@ def test_the_finished_model_tells_saves_measures_and_reports(tmp_path):
     train(trained)
     compiled = trained.convert()
     names = [record.name for record in compiled.history]
-    assert names[-5:] == ["calibrate", "fake-quantize", "bake", "convert", "lower-native"]
+    assert names[-6:] == ["calibrate", "fake-quantize", "bake", "convert", "canonicalize-qdq", "lower-native"]
     loaded = fxquant.load(compiled.save(tmp_path / "net.fxq.safetensors"))
     assert torch.equal(loaded(pictures()), compiled(pictures()))
     assert fxquant.measure(compiled).output_sqnr_db > 20

@@ -15,8 +15,9 @@ from support.models.encoder import PreNormLayer, ViT, encoder, encoder_tiny
 from support.models.mobile import MobileNetV3, mobilenet_v2, mobilenet_v2_tiny
 from support.models.recurrent import FinalState, Recurrent
 from support.models.residual import resnet18, resnet50
+from support.models.searched import efficientnet_b0, efficientnet_b0_tiny, mobilenet_v3_large, mobilenet_v3_large_tiny
 
-__all__ = ["FAMILIES", "MODELS", "SIGNATURES", "TROUBLE", "Case"]
+__all__ = ["BENCHED", "FAMILIES", "MODELS", "SIGNATURES", "TROUBLE", "Case"]
 
 
 def _as_dict(source: torch.Generator, batch: int) -> tuple[dict[str, torch.Tensor]]:
@@ -73,6 +74,18 @@ SIGNATURES: dict[str, Case] = {
     "two_inputs": Case(signatures.TwoInputs, both(FEATURES, vectors(4))),
     "dict_input": Case(signatures.DictInput, _as_dict),
     "keyword_only": Case(signatures.KeywordOnly, FEATURES, keywords=_with_shift),
+}
+
+BENCHED: dict[str, Case] = {  # what engines are compared on, at full size
+    "resnet18": FAMILIES["resnet18"],
+    "resnet50": FAMILIES["resnet50"],
+    "mobilenet_v2": FAMILIES["mobilenet_v2"],
+    "mobilenet_v3_large": Case(mobilenet_v3_large_tiny, PICTURE, images(224), mobilenet_v3_large),
+    "efficientnet_b0": Case(efficientnet_b0_tiny, PICTURE, images(224), efficientnet_b0),
+    "vit": FAMILIES["vit"],
+    "encoder": FAMILIES["encoder"],
+    "lstm": FAMILIES["lstm"],
+    "unet": FAMILIES["unet"],
 }
 
 MODELS: dict[str, Case] = {**FAMILIES, **TROUBLE, **SIGNATURES}

@@ -40,7 +40,10 @@ class Case:
             torch.manual_seed(self.seed)
             model = build()
             _scale_weights(model)
-            _settle_batchnorms(model, lambda seed: (self.inputs(seed, 32), self.arguments(seed, 32)))
+            rows = (
+                8 if full and self.full is not None else 32
+            )  # of the size that the model is for: see _settle_batchnorms
+            _settle_batchnorms(model, lambda seed: (self.inputs(seed, rows, full=full), self.arguments(seed, rows)))
         return model.eval()
 
     def inputs(self, seed: int = 0, batch: int = 2, *, full: bool = False) -> tuple[Any, ...]:
@@ -76,7 +79,11 @@ def _scale_weights(model: nn.Module) -> None:
 
 
 def _settle_batchnorms(model: nn.Module, draw: Callable[[int], tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
-    """Running statistics from two batches of data; dropout and the rest stay in eval mode."""
+    """Running statistics from two batches of data; dropout and the rest stay in eval mode.
+
+    Pictures of another size than the model will see give other statistics (of a 1×1 map only one tap of a depthwise
+    kernel is not padding), and activations then grow a hundredfold along a deep network.
+    """
     norms = [
         module for module in model.eval().modules() if isinstance(module, _BATCHNORMS) and module.track_running_stats
     ]

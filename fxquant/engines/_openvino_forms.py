@@ -1,0 +1,83 @@
+"""The canonical graph without what a graph for OpenVINO cannot say, and with recurrent layers as its own sequences.
+
+    choose_qparams(x) → quantize → dequantize   ⇒   x            OpenVINO's kernels for int8 weights take float rows
+    recurrent.lstm(x, hx, weights, ...)         ⇒   fxquant::lstm_sequence for each layer and direction
+
+Both compute what the canonical graph computes without its rounding of activations on the way.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import Tensor, fx
+
+from fxquant import qdq, recurrent
+from fxquant.engines import _openvino_recurrent
+from fxquant.values import fetched
+
+
+def write_forms(graph_module: fx.GraphModule) -> None:
+    """Change the graph in place."""
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target is qdq.dequantize_per_tensor and _is_dynamic(node.args[0]):
+            node.replace_all_uses_with(node.args[0].args[0])
+        elif node.target in _openvino_recurrent.LAYERS:
+            _write_layer(graph_module, node)
+        elif node.target in _CELLS:
+            node.args = (*node.args[:-2], False, False)
+    graph_module.graph.eliminate_dead_code()
+    graph_module.recompile()
+
+
+def _is_dynamic(codes: Any) -> bool:
+    """Codes of a range that is read off the tensor itself."""
+    if not isinstance(codes, fx.Node) or codes.target is not qdq.quantize_per_tensor:
+        return False
+    scale = codes.args[1]
+    if not isinstance(scale, fx.Node) or scale.target is not operator.getitem:
+        return False
+    chosen = scale.args[0]
+    return isinstance(chosen, fx.Node) and chosen.target is qdq.choose_qparams
+
+
+def _write_layer(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """The weights become floats in OpenVINO's order of gates: its sequences read no codes."""
+    x, hx, weights, *options = node.args
+    known = [None if part is None else constant(graph_module, part) for part in weights]  # type: ignore[union-attr]
+    if any(found is None and part is not None for found, part in zip(known, weights, strict=True)):  # type: ignore[arg-type]
+        node.args = (x, hx, weights, *options[:3], False, False)  # computed weights: step by step
+        return
+    node.target = _openvino_recurrent.LAYERS[node.target]
+    arranged = _openvino_recurrent.arranged(node.target, known)
+    with graph_module.graph.inserting_before(node):
+        held = [_held(graph_module, f"_{node.name}_{index}", part) for index, part in enumerate(arranged)]
+    node.args = (x, hx, tuple(held), *options[:3])
+
+
+def _held(graph_module: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
+    graph_module.register_buffer(name, value)
+    return graph_module.graph.get_attr(name)
+
+
+def constant(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
+    """The value of a node that hangs on stored tensors only; None for others."""
+    if not isinstance(node, fx.Node):
+        return None
+    if node.op == "get_attr":
+        found = fetched(graph_module, str(node.target))
+        return found.detach() if isinstance(found, Tensor) else None
+    if node.op != "call_function" or not all(_is_stored(source) for source in node.all_input_nodes):
+        return None
+    value = node.target(*fx.node.map_arg(node.args, lambda source: fetched(graph_module, str(source.target))))  # type: ignore[operator]
+    return value.detach() if isinstance(value, Tensor) else None
+
+
+def _is_stored(node: fx.Node) -> bool:
+    return node.op == "get_attr"
+
+
+_CELLS = (recurrent.lstm_cell, recurrent.gru_cell, recurrent.rnn_tanh_cell, recurrent.rnn_relu_cell)

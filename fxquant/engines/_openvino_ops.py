@@ -1,0 +1,116 @@
+"""Our ops in OpenVINO's: what its PyTorch front end calls for each of them.
+
+    quantize(x, s, z, low, high)       FakeQuantize from [(low - z) s, (high - z) s] to [low, high], Convert to codes
+    dequantize(codes, s, z)            Convert to float32, Subtract z, Multiply by s
+
+OpenVINO's own passes fold this form into FakeQuantize (activations) or keep it as compressed constants (weights).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import openvino.opset13 as ops
+from openvino.frontend.pytorch import ConversionExtension
+
+
+def extensions() -> list[ConversionExtension]:
+    """One conversion for each op of ours, and for ops of torch that the front end would take apart."""
+    return [ConversionExtension(name, convert) for name, convert in _CONVERSIONS.items()]
+
+
+def _quantize(context: Any) -> list[Any]:
+    scale, zero_point, low, high = (_number(context, index) for index in (1, 2, 3, 4))
+    is_signed = low < 0
+    bounds = [_float((limit - zero_point) * scale) for limit in (low, high)]
+    levels = int(high - low) + 1
+    import os
+
+    if os.environ.get("FQ"):
+        return [ops.fake_quantize(context.get_input(0), *bounds, *bounds, levels).output(0)]
+    codes = ops.fake_quantize(context.get_input(0), *bounds, _float(low), _float(high), levels)
+    return [ops.convert(codes, "i8" if is_signed else "u8").output(0)]
+
+
+def _dequantize(context: Any) -> list[Any]:
+    scale, zero_point = _number(context, 1), _number(context, 2)
+    if context.get_input(0).get_node().get_type_name() == "FakeQuantize":
+        return [context.get_input(0)]
+    value = ops.convert(context.get_input(0), "f32")
+    if zero_point:
+        value = ops.subtract(value, _float(zero_point))
+    return [ops.multiply(value, _float(scale)).output(0)]
+
+
+def _dequantize_channels(context: Any) -> list[Any]:
+    codes, scale, zero_point = (context.get_input(index) for index in (0, 1, 2))
+    dims = codes.get_partial_shape().rank.get_length()
+    shape = np.ones(dims, dtype=np.int64)
+    shape[int(_number(context, 3))] = -1
+    value = ops.convert(codes, "f32")
+    if _values(zero_point).any():
+        value = ops.subtract(value, ops.constant(_values(zero_point).astype(np.float32).reshape(shape)))
+    return [ops.multiply(value, ops.constant(_values(scale).astype(np.float32).reshape(shape))).output(0)]
+
+
+def _lstm_sequence(context: Any) -> list[Any]:
+    x, h, c, w, r, b = (context.get_input(index) for index in range(6))
+    is_backward, is_cell = (bool(_number(context, index)) for index in (6, 7))
+    state = [ops.unsqueeze(part, 1) for part in (h, c)]
+    made = ops.lstm_sequence(x, *state, _lengths(x), w, r, b, _hidden_size(r), _direction(is_backward))
+    return [ops.squeeze(made.output(2 if is_cell else 0), 1).output(0)]
+
+
+def _gru_sequence(context: Any) -> list[Any]:
+    x, h, w, r, b = (context.get_input(index) for index in range(5))
+    direction = _direction(bool(_number(context, 5)))
+    made = ops.gru_sequence(
+        x, ops.unsqueeze(h, 1), _lengths(x), w, r, b, _hidden_size(r), direction, linear_before_reset=True
+    )
+    return [ops.squeeze(made.output(0), 1).output(0)]
+
+
+def _lengths(x: Any) -> Any:
+    """The number of steps, for each row of the batch."""
+    shape = ops.shape_of(x, "i32")
+    batch, steps = (ops.gather(shape, ops.constant([axis]), ops.constant(0)) for axis in (0, 1))
+    return ops.broadcast(steps, batch)
+
+
+def _hidden_size(r: Any) -> int:
+    found: int = r.get_partial_shape()[2].get_length()
+    return found
+
+
+def _direction(is_backward: bool) -> str:
+    return "reverse" if is_backward else "forward"
+
+
+def _matmul(context: Any) -> list[Any]:
+    return [ops.matmul(context.get_input(0), context.get_input(1), False, False).output(0)]
+
+
+def _number(context: Any, index: int) -> float:
+    found: float = context.get_values_from_const_input(index)
+    return found
+
+
+def _values(output: Any) -> np.ndarray[Any, Any]:
+    """The numbers of a constant."""
+    found: np.ndarray[Any, Any] = output.get_node().get_data()
+    return found
+
+
+def _float(value: float) -> Any:
+    return ops.constant(np.float32(value))
+
+
+_CONVERSIONS = {
+    "fxquant.quantize.default": _quantize,
+    "fxquant.dequantize.default": _dequantize,
+    "fxquant.dequantize_channels.default": _dequantize_channels,
+    "fxquant.lstm_sequence.default": _lstm_sequence,
+    "fxquant.gru_sequence.default": _gru_sequence,
+    "aten.matmul.default": _matmul,
+}

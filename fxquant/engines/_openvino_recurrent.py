@@ -1,0 +1,132 @@
+"""Recurrent layers as OpenVINO's sequences: one for each layer and direction, over (batch, steps, features).
+
+    LSTM  gates f i c o, torch has i f c o;  bias b_ih + b_hh
+    GRU   gates z r n, torch has r z n;      bias z and r summed, n's two apart: n = tanh(W x + b + r (R h + b'))
+
+h' = (1 - z) n + z h in both. The ops have no kernels: they exist between torch.export and OpenVINO's front end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxquant import recurrent
+
+_LIBRARY = torch.library.Library("fxquant", "FRAGMENT")  # type: ignore[no-untyped-call]
+_ARGUMENTS = "Tensor w, Tensor r, Tensor b, bool is_backward"
+_LIBRARY.define(f"lstm_sequence(Tensor x, Tensor h, Tensor c, {_ARGUMENTS}, bool is_cell) -> Tensor")  # type: ignore[no-untyped-call]
+_LIBRARY.define(f"gru_sequence(Tensor x, Tensor h, {_ARGUMENTS}) -> Tensor")  # type: ignore[no-untyped-call]
+
+Step = Callable[[Tensor, tuple[Tensor, ...], Sequence[Tensor], bool], tuple[Tensor, ...]]
+
+
+@torch.library.register_fake("fxquant::lstm_sequence", lib=_LIBRARY)  # type: ignore[untyped-decorator]
+def _lstm_shape(
+    x: Tensor, h: Tensor, c: Tensor, w: Tensor, r: Tensor, b: Tensor, is_backward: bool, is_cell: bool
+) -> Tensor:
+    """Hidden states (batch, steps, hidden), or with `is_cell` the last cell state (batch, hidden)."""
+    return torch.empty_like(c) if is_cell else x.new_empty(*x.shape[:2], r.shape[-1])
+
+
+@torch.library.register_fake("fxquant::gru_sequence", lib=_LIBRARY)  # type: ignore[untyped-decorator]
+def _gru_shape(x: Tensor, h: Tensor, w: Tensor, r: Tensor, b: Tensor, is_backward: bool) -> Tensor:
+    """Hidden states (batch, steps, hidden)."""
+    return x.new_empty(*x.shape[:2], r.shape[-1])
+
+
+def lstm(
+    x: Tensor, hx: Any, weights: Sequence[Tensor], num_layers: int, is_bidirectional: bool, is_batch_first: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `recurrent.lstm`, of arranged weights."""
+
+    def step(given: Tensor, state: tuple[Tensor, ...], cell: Sequence[Tensor], is_backward: bool) -> tuple[Tensor, ...]:
+        output = torch.ops.fxquant.lstm_sequence(given, *state, *cell, is_backward, False)
+        last = torch.ops.fxquant.lstm_sequence(given, *state, *cell, is_backward, True)
+        return output, output[:, 0 if is_backward else -1], last
+
+    output, (h, c) = _layers(x, hx, weights, step, 2, num_layers, is_bidirectional, is_batch_first)
+    return output, h, c
+
+
+def gru(
+    x: Tensor, hx: Any, weights: Sequence[Tensor], num_layers: int, is_bidirectional: bool, is_batch_first: bool
+) -> tuple[Tensor, Tensor]:
+    """As `recurrent.gru`, of arranged weights."""
+
+    def step(given: Tensor, state: tuple[Tensor, ...], cell: Sequence[Tensor], is_backward: bool) -> tuple[Tensor, ...]:
+        output = torch.ops.fxquant.gru_sequence(given, *state, *cell, is_backward)
+        return output, output[:, 0 if is_backward else -1]
+
+    state = None if hx is None else (hx,)
+    output, (h,) = _layers(x, state, weights, step, 1, num_layers, is_bidirectional, is_batch_first)
+    return output, h
+
+
+LAYERS: dict[Any, Any] = {recurrent.lstm: lstm, recurrent.gru: gru}
+
+
+def arranged(layer: Any, weights: Sequence[Tensor | None]) -> list[Tensor]:
+    """(w, r, b) of each cell, of (w_ih, w_hh, b_ih, b_hh) of each: gates in OpenVINO's order, below an axis of 1."""
+    made: list[Tensor] = []
+    for index in range(0, len(weights), 4):
+        w, r, *biases = weights[index : index + 4]
+        assert w is not None and r is not None
+        b_ih, b_hh = (w.new_zeros(w.shape[0]) if bias is None else bias for bias in biases)
+        parts = _of_lstm(w, r, b_ih, b_hh) if layer is lstm else _of_gru(w, r, b_ih, b_hh)
+        made += [part.unsqueeze(0).contiguous() for part in parts]
+    return made
+
+
+def _of_lstm(w: Tensor, r: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, ...]:
+    def reordered(part: Tensor) -> Tensor:
+        i, f, c, o = part.chunk(4)
+        return torch.cat((f, i, c, o))
+
+    return reordered(w), reordered(r), reordered(b_ih + b_hh)
+
+
+def _of_gru(w: Tensor, r: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, ...]:
+    def reordered(part: Tensor) -> Tensor:
+        r, z, n = part.chunk(3)
+        return torch.cat((z, r, n))
+
+    summed, of_n = reordered(b_ih + b_hh), (b_ih.chunk(3)[2], b_hh.chunk(3)[2])
+    return reordered(w), reordered(r), torch.cat((*summed.chunk(3)[:2], *of_n))
+
+
+def _layers(
+    x: Tensor,
+    hx: tuple[Tensor, ...] | None,
+    weights: Sequence[Tensor],
+    step: Step,
+    states: int,
+    num_layers: int,
+    is_bidirectional: bool,
+    is_batch_first: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(output, final states) as torch's layers shape them."""
+    directions, is_batched = (2 if is_bidirectional else 1), x.dim() == 3
+    sequence = x.unsqueeze(0) if not is_batched else x if is_batch_first else x.transpose(0, 1)
+    if hx is None:
+        hidden_size = weights[1].shape[-1]
+        hx = tuple(sequence.new_zeros(num_layers * directions, sequence.shape[0], hidden_size) for _ in range(states))
+    elif not is_batched:
+        hx = tuple(state.unsqueeze(1) for state in hx)
+    last: list[tuple[Tensor, ...]] = []
+    for layer in range(num_layers):
+        outputs = []
+        for direction in range(directions):
+            index = layer * directions + direction
+            cell, given = weights[3 * index : 3 * index + 3], tuple(part[index] for part in hx)
+            output, *state = step(sequence, given, cell, direction == 1)
+            outputs.append(output)
+            last.append(tuple(state))
+        sequence = torch.cat(outputs, -1) if is_bidirectional else outputs[0]
+    final = tuple(torch.stack([state[part] for state in last]) for part in range(states))
+    if not is_batched:
+        return sequence.squeeze(0), tuple(part.squeeze(1) for part in final)
+    return sequence if is_batch_first else sequence.transpose(0, 1), final

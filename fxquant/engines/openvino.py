@@ -1,0 +1,166 @@
+"""OpenVINO as an engine: the canonical graph through its PyTorch front end, compiled for the shapes of the example.
+
+A shape that was not seen yet is compiled for when it comes (a static graph is the faster one); after a few of them one
+graph with open shapes takes the rest. Sums of codes are exact; float layers run in bfloat16 where the CPU has it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import openvino as ov
+import torch
+from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+from torch import Tensor, fx
+
+from fxquant.engines._openvino_export import decomposed
+from fxquant.engines._openvino_ops import extensions
+from fxquant.engines._openvino_session import Session
+from fxquant.engines.engine import EngineModule, EngineRefusal
+from fxquant.engines.exportable import canonical_name
+
+MOST_SHAPES = 4  # static graphs that are kept; each holds its own packed weights
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def build(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, threads: int) -> EngineModule:
+    """The engine for this graph, ready for inputs like `leaves`. EngineRefusal where OpenVINO cannot run it."""
+    return OpenVINOModule(canonical, leaves, threads)
+
+
+def to_model(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic: bool = False) -> ov.Model:
+    """OpenVINO's model of the graph, for the shapes of `leaves` or open ones. EngineRefusal where there is none."""
+    graph_module = decomposed(canonical, leaves, is_dynamic=is_dynamic)
+    try:
+        model = ov.convert_model(TorchFXPythonDecoder(graph_module, dynamic_shapes=True), extension=extensions())
+        if not is_dynamic:
+            model.reshape({port: list(leaf.shape) for port, leaf in zip(model.inputs, leaves, strict=True)})
+    except Exception as error:  # of any kind: the front end raises C++ exceptions under several names
+        raise _refusal(error, graph_module) from error
+    _name(model, graph_module)
+    return model
+
+
+def compiled(model: ov.Model, threads: int, **options: Any) -> Session:
+    """The model on this CPU: one request at a time has all the threads."""
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, **options}
+    try:
+        return Session(ov.Core().compile_model(model, "CPU", settings))
+    except RuntimeError as error:
+        raise EngineRefusal(f"OpenVINO does not compile it: {_first_line(error)}", _named_in(str(error))) from error
+
+
+class OpenVINOModule(EngineModule):
+    """The graph on OpenVINO. Calls from several threads at once are served, each by a request of its own."""
+
+    engine = "openvino"
+
+    def __init__(self, canonical: fx.GraphModule, leaves: tuple[Tensor, ...], threads: int) -> None:
+        super().__init__()
+        self.__dict__["_canonical"] = canonical  # not a child: its tensors are the program's
+        self._threads, self._lock = threads, threading.RLock()
+        self._sessions: OrderedDict[Shapes, Session] = OrderedDict()
+        self._open: Session | None = None  # with open shapes
+        self._dtypes = tuple(leaf.dtype for leaf in leaves)
+        self._first = compiled(to_model(canonical, leaves), threads)
+        self._sessions[_shapes(leaves)] = self._first
+
+    @property
+    def float_type(self) -> str:
+        """What float layers compute in: 'bfloat16' or 'float32'."""
+        return self._first.float_type
+
+    def rows(self) -> dict[str, str]:
+        """What each canonical node that runs computes in, read off the compiled graph."""
+        return self._first.precisions()
+
+    def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for these inputs. RuntimeError where the graph refuses them."""
+        session = self._sessions.get(_shapes(leaves))
+        if session is None:
+            return self._for_another_shape(leaves)(self._like_first(leaves))
+        try:
+            return session(leaves)
+        except TypeError:  # rare, so it is looked for afterwards: other dtypes than the example's
+            return session(self._like_first(leaves))
+
+    def _for_another_shape(self, leaves: tuple[Tensor, ...]) -> Session:
+        given, shapes = self._like_first(leaves), _shapes(leaves)
+        with self._lock:
+            if shapes in self._sessions:
+                return self._sessions[shapes]
+            try:
+                return self._compiled_for(given, shapes)
+            except EngineRefusal as refusal:
+                raise RuntimeError(f"OpenVINO: {refusal.why}") from refusal
+
+    def _compiled_for(self, leaves: tuple[Tensor, ...], shapes: Shapes) -> Session:
+        canonical = self.__dict__["_canonical"]
+        if len(self._sessions) < MOST_SHAPES:
+            self._sessions[shapes] = compiled(to_model(canonical, leaves), self._threads)
+            return self._sessions[shapes]
+        if self._open is None:
+            self._open = compiled(to_model(canonical, leaves, is_dynamic=True), self._threads)
+        if self._open.takes(shapes):
+            return self._open
+        session = compiled(to_model(canonical, leaves), self._threads)  # the graph fixes this size: one graph for each
+        self._sessions.popitem(last=True)
+        self._sessions[shapes] = session
+        return session
+
+    def _like_first(self, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The inputs in the example's dtypes: integers widen, anything else must match. RuntimeError otherwise."""
+        return tuple(
+            _as(leaf, dtype, index) for index, (leaf, dtype) in enumerate(zip(leaves, self._dtypes, strict=True))
+        )
+
+
+def _as(leaf: Tensor, dtype: torch.dtype, index: int) -> Tensor:
+    if leaf.dtype == dtype:
+        return leaf
+    if not leaf.is_floating_point() and not dtype.is_floating_point and torch.promote_types(leaf.dtype, dtype) == dtype:
+        return leaf.to(dtype)
+    raise RuntimeError(f"input {index} is {leaf.dtype}, the graph was compiled for {dtype}")
+
+
+def _shapes(leaves: tuple[Tensor, ...]) -> Shapes:
+    return tuple(leaf.shape for leaf in leaves)
+
+
+def _name(model: ov.Model, graph_module: fx.GraphModule) -> None:
+    """Put the canonical node's name before the name of each op, which OpenVINO carries into the compiled graph."""
+    behind = {node.name: canonical_name(node) for node in graph_module.graph.nodes}
+    for op in model.get_ordered_ops():
+        name = op.get_friendly_name()
+        canonical = behind.get(name.split("/")[0])
+        if canonical and op.get_type_name() != "Parameter":
+            op.set_friendly_name(f"[{canonical}]{name}")
+
+
+def _refusal(error: Exception, graph_module: fx.GraphModule) -> EngineRefusal:
+    """In the user's words: which op has no form, and the first canonical node that needs it."""
+    missing = re.findall(r"No conversion rule found for operations: (.*)", str(error))
+    named = [name.strip() for name in missing[0].split(",")] if missing else []
+    failed = re.findall(
+        r"Failed to convert operation '?([\w:.]+)|While (?:converting|validating) .*?\b([\w:.]+\.\w+)", str(error)
+    )
+    named += [name for pair in failed for name in pair if name]
+    for node in graph_module.graph.nodes:
+        if node.op == "call_function" and str(node.target) in named:
+            return EngineRefusal(f"OpenVINO has no form of {node.target}", canonical_name(node))
+    return EngineRefusal(f"OpenVINO does not convert it: {_first_line(error)}", _named_in(str(error)))
+
+
+def _named_in(text: str) -> str:
+    found = re.search(r"\[(\w+)\]", text)
+    return found.group(1) if found else ""
+
+
+def _first_line(error: Exception) -> str:
+    """The last telling line of an error: OpenVINO's begin with where in its source they were raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not re.match(r"(Exception from|Check .* failed at)", line)]
+    return (telling or lines or [type(error).__name__])[0]

@@ -1,0 +1,194 @@
+"""Range folding: an activation that only clamps is what the clamp of the quantize after it already does.
+
+    quantize(x; s, z)       = clamp(round(x/s) + z, qmin, qmax)         clamps to (qmin-z)·s and (qmax-z)·s
+    quantize(hardtanh(x; a, b); s, z)  →  quantize(x; s', z')           where the ends of s', z' are a and b
+
+The new ends are those of everything that clamped before: the activation's [a, b], the grid that its input was rounded
+to, and the grid of its result. They lie within the old grid, so s' ≤ s and no value has a larger error; a ReLU6 after a
+signed grid gets the half of the codes that the negative values had, and the other rounding is gone.
+z' = qmin - round(a'/s') puts the lower end on the grid to within half a step, which is what rounding costs anyway;
+with a' = 0 (ReLU, ReLU6) it is exact.
+
+A quantize remembers what was folded into it (`folded`): who takes the quantize away puts the activation back
+(`unquantized`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fxquant.artifact.formats import SMALLEST
+from fxquant.keep_float import is_kept_float
+from fxquant.ledger import Ledger
+from fxquant.origin import carry, site_of
+from fxquant.passes._canonical import is_activation_dequantize, is_activation_quantize
+from fxquant.passes._moving import keeps_range
+
+FOLDED = "fxq_folded"  # meta key of a quantize: the ends that the activation clamped to
+_CLAMPS = (torch.clamp, torch.clip, "clamp", "clip")
+_HARDTANH = (F.hardtanh, F.relu6)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The values that a quantize can give: (code - zero_point) · scale for codes from quant_min to quant_max."""
+
+    scale: float
+    zero_point: int
+    quant_min: int
+    quant_max: int
+
+    @classmethod
+    def of(cls, quantize: fx.Node) -> Grid:
+        """The grid of a static quantize."""
+        _, scale, zero_point, low, high, _ = quantize.args
+        return cls(float(scale), int(zero_point), int(low), int(high))  # type: ignore[arg-type]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest value."""
+        return (self.quant_min - self.zero_point) * self.scale, (self.quant_max - self.zero_point) * self.scale
+
+    def within(self, low: float, high: float) -> Grid | None:
+        """The grid of the same codes whose ends are (low, high), within this one's; None for too narrow a range."""
+        if all(map(_is_near, (low, high), self.ends, (self.scale, self.scale))):
+            return self
+        scale = (high - low) / (self.quant_max - self.quant_min)
+        if not math.isfinite(scale) or scale < SMALLEST or low > 0.0 or high < 0.0:
+            return None  # zero has to be on the grid: padding is zero
+        return Grid(scale, self.quant_min - round(low / scale), self.quant_min, self.quant_max)
+
+
+def _is_near(end: float, own: float, scale: float) -> bool:
+    return abs(end - own) < 1e-3 * scale
+
+
+def fold(graph: fx.Graph, quantize: fx.Node, ledger: Ledger) -> bool:
+    """Fold the activation before this quantize into its range, where there is one. Was there?"""
+    activation = quantize.args[0]
+    if not isinstance(activation, fx.Node) or set(activation.users) != {quantize}:
+        return False
+    clamped = clamps_to(activation)
+    if clamped is None:
+        return False
+    rounded = _rounded_for_it_alone(activation)
+    source = activation.args[0] if rounded is None else rounded.args[0]
+    limits = (clamped, Grid.of(quantize).ends, *(() if rounded is None else (Grid.of(rounded).ends,)))
+    low, high = max(low for low, _ in limits), min(high for _, high in limits)
+    grid = Grid.of(quantize).within(low, high) if low < high else None
+    if grid is None or is_activation_dequantize(source):
+        return False
+    after = _of_the_same_grid(quantize)
+    if after is None:
+        return False
+    for node in after:
+        _set_grid(node, grid)
+    quantize.update_arg(0, source)
+    quantize.meta[FOLDED] = clamped
+    _let_go(graph, quantize, activation, ledger)
+    return True
+
+
+def clamps_to(node: fx.Node) -> tuple[float, float] | None:
+    """The ends that this activation clamps to, where clamping is all that it does and needs an op of its own.
+
+    A plain ReLU stays: every engine computes it within the layer before it.
+    """
+    found = _bounds(node)
+    if found is None or not all(isinstance(end, (int, float)) for end in found):
+        return None
+    low, high = map(float, found)
+    return (low, high) if low <= 0.0 <= high and not is_kept_float(node) else None
+
+
+def folded(quantize: fx.Node) -> tuple[float, float] | None:
+    """The ends of an activation that this quantize computes too."""
+    found: tuple[float, float] | None = quantize.meta.get(FOLDED)
+    return found
+
+
+def unquantized(graph: fx.Graph, dequantize: fx.Node) -> fx.Node:
+    """Take a static quantize → dequantize away, and put back what its range stood for. The float value."""
+    quantize: Any = dequantize.args[0]
+    value, clamped = quantize.args[0], folded(quantize)
+    if clamped is not None:
+        with graph.inserting_before(quantize):
+            value = carry(graph.call_function(F.hardtanh, (value, *clamped)), dequantize)
+    dequantize.replace_all_uses_with(value)
+    graph.erase_node(dequantize)
+    if not quantize.users:
+        graph.erase_node(quantize)
+    made: fx.Node = value
+    return made
+
+
+def _bounds(node: fx.Node) -> tuple[Any, Any] | None:
+    if node.op == "call_module":
+        module = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
+        if type(module) in (nn.ReLU6, nn.Hardtanh) and isinstance(module, nn.Hardtanh):
+            return module.min_val, module.max_val
+        return None
+    if node.target is F.relu6:
+        return 0.0, 6.0
+    if node.target is F.hardtanh:
+        given = dict(zip(("min_val", "max_val"), node.args[1:3], strict=False)) | dict(node.kwargs)
+        return given.get("min_val", -1.0), given.get("max_val", 1.0)
+    if node.target in _CLAMPS:
+        given = dict(zip(("min", "max"), node.args[1:3], strict=False)) | dict(node.kwargs)
+        low, high = given.get("min"), given.get("max")
+        return -math.inf if low is None else low, math.inf if high is None else high
+    return None
+
+
+def _rounded_for_it_alone(activation: fx.Node) -> fx.Node | None:
+    """The quantize of the activation's input, where nothing else reads what it rounds."""
+    value = activation.args[0]
+    if not is_activation_dequantize(value) or set(value.users) != {activation}:  # type: ignore[union-attr]
+        return None
+    quantize = value.args[0]  # type: ignore[union-attr]
+    return quantize if len(quantize.users) == 1 else None  # type: ignore[union-attr,return-value]
+
+
+def _of_the_same_grid(quantize: fx.Node) -> list[fx.Node] | None:
+    """This quantize, and those that repeat its grid after ops that stay within it; None where one cannot follow.
+
+    An engine runs such an op on codes only while both sides have one grid.
+    """
+    found = [quantize]
+    for reader in found:  # it grows as they are found
+        values = [user for user in reader.users if is_activation_dequantize(user)]
+        if len(values) != len(reader.users):
+            return None
+        for op in [user for value in values for user in value.users]:
+            again = [user for user in op.users if is_activation_quantize(user) and user.args[1:] == quantize.args[1:]]
+            if again and not keeps_range(op):
+                return None
+            found += [node for node in again if node not in found]
+    return found
+
+
+def _set_grid(quantize: fx.Node, grid: Grid) -> None:
+    quantize.update_arg(1, grid.scale)
+    quantize.update_arg(2, grid.zero_point)
+    for user in list(quantize.users):
+        user.update_arg(1, grid.scale)
+        user.update_arg(2, grid.zero_point)
+
+
+def _let_go(graph: fx.Graph, quantize: fx.Node, activation: fx.Node, ledger: Ledger) -> None:
+    """The dequantize stands for the activation now; its row says so."""
+    value: Any = activation.args[0]
+    source: Any = quantize.args[0]
+    why = f"folded into the range of '{site_of(source)}': the clamp of its codes is this activation"
+    ledger.settle(activation, "int8", why)
+    carry(next(iter(quantize.users)), activation)
+    graph.erase_node(activation)
+    for node in (value, value.args[0]) if is_activation_dequantize(value) else ():
+        if not node.users:
+            graph.erase_node(node)

@@ -1,0 +1,141 @@
+"""The ledger of a graph on an engine outside torch: what each layer runs as, as the engine says where it does say it.
+
+Without one, a layer counts as int8 when everything that it computes with is codes: its weight is dequantized from int8
+and so are its inputs; what has no weight also hands codes on. The rest is float, in the engine's float type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import fx
+
+from fxquant import qdq
+from fxquant.engines.engine import EngineModule
+from fxquant.errors import LoweringError
+from fxquant.ledger import FLOAT, Ledger
+from fxquant.origin import origins, part_of, scope, site_of, where
+from fxquant.passes._pieces import is_plain
+from fxquant.passes._weights import INT8_WEIGHTS, held_as
+from fxquant.placed import placed_as
+from fxquant.plan import HELD_MODES, Decision, Mode
+from fxquant.program import Program
+from fxquant.values import fetched
+
+INT8 = "int8"
+
+
+def settle(
+    program: Program,
+    target: str,
+    engines: Iterable[EngineModule],
+    in_torch: Mapping[fx.Node, str],
+    ledger: Ledger,
+    *,
+    is_strict: bool,
+) -> None:
+    """A row for each site. FXQ504, where `is_strict`, for a layer that was to be quantized and stays in torch."""
+    engines = tuple(engines)
+    told = {name: kind for engine in engines for name, kind in _rows(engine).items()}
+    floats = next((kind for engine in engines if (kind := getattr(engine, "float_type", ""))), FLOAT)
+    said: dict[tuple[str, str], tuple[fx.Node, str]] = {}
+    for node in program.graph.nodes:
+        if not origins(node) or node.op in ("placeholder", "get_attr", "output"):
+            continue
+        kind = FLOAT if node in in_torch or is_plain(node) else told.get(node.name) or _by_graph(node, program, floats)
+        place = site_of(node), part_of(node)
+        if place not in said or (kind == INT8 and said[place][1] != INT8):
+            said[place] = node, kind
+    for node, kind in said.values():
+        if placed_as(node) and node not in in_torch:
+            continue  # its row has the times that it was placed by
+        _settle(node, kind, program, target, in_torch.get(node, ""), ledger, is_strict=is_strict)
+    _settle_gone(program, ledger)
+
+
+def _rows(engine: EngineModule) -> Mapping[str, str]:
+    rows = getattr(engine, "rows", None)
+    return rows() if callable(rows) else {}
+
+
+def _settle(
+    node: fx.Node, kind: str, program: Program, target: str, stays: str, ledger: Ledger, *, is_strict: bool
+) -> None:
+    decision = None if program.plan is None else program.plan.of(node)
+    is_asked = decision is not None and decision.mode not in (Mode.FLOAT, *HELD_MODES)
+    row = ledger.row_of(node)
+    if stays and is_asked:
+        if is_strict:
+            module = row.module if row is not None else scope(node)
+            told = f"layer '{module or site_of(node)}' {stays}"
+            hint = "leave it out of the mapping, or compile with strict=False"
+            raise LoweringError("FXQ504", told, hint=hint, node=site_of(node), module=module, where=where(node))
+        ledger.decline("FXQ504", node, why=stays)
+    elif stays:
+        ledger.settle(node, held_as(node, program.graph_module) or FLOAT, stays)
+    elif kind == INT8:
+        ledger.settle(node, INT8, f"runs on codes on {target}")
+    elif held := held_as(node, program.graph_module):
+        _settle_held(node, kind, held, target, ledger, is_asked=is_asked)
+    elif is_asked:
+        ledger.settle(node, kind, f"{target} computes it in {kind} here", code="FXQ207")
+    else:
+        ledger.settle(node, kind, _why_float(row.reason if row is not None else "", decision, kind, target))
+
+
+def _settle_held(node: fx.Node, kind: str, held: str, target: str, ledger: Ledger, *, is_asked: bool) -> None:
+    why = f"{target} computes it in {kind}, with the weight widened"
+    ledger.settle(node, held, why, code="FXQ207" if is_asked and held == INT8_WEIGHTS else "")
+
+
+def _why_float(reason: str, decision: Decision | None, kind: str, target: str) -> str:
+    why = reason or (decision.why if decision is not None else "") or "no rule asks for it"
+    return why if kind == FLOAT else f"{why}; {target} computes it in {kind}"
+
+
+def _settle_gone(program: Program, ledger: Ledger) -> None:
+    """Sites whose nodes are gone, and that no pass has said anything of."""
+    alive = {origin for node in program.graph.nodes for origin in origins(node)}
+    for row in ledger.layers:
+        if row.effective:
+            continue
+        if row.site in alive:
+            ledger.settle_site(row.site, FLOAT, row.reason or "no rule asks for it", module=row.module)
+        else:
+            ledger.settle_site(row.site, "removed", "nothing reads its result", module=row.module)
+
+
+def _by_graph(node: fx.Node, program: Program, floats: str) -> str:
+    return INT8 if _is_on_codes(node, program.graph_module) else floats
+
+
+def _is_on_codes(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    """Is everything that it computes with codes?"""
+    held = held_as(node, graph_module)
+    if held:
+        return held == INT8_WEIGHTS and is_dequantized(node.args[0])
+    sources = [source for source in node.all_input_nodes if _is_float(source, graph_module)]
+    if not sources or not node.users or not all(user.target is qdq.quantize_per_tensor for user in node.users):
+        return False
+    return all(is_dequantized(source) or _is_fused(source, graph_module) for source in sources)
+
+
+def _is_float(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    if is_plain(node):
+        return False
+    value = fetched(graph_module, str(node.target)) if node.op == "get_attr" else None
+    return node.op != "get_attr" or (isinstance(value, torch.Tensor) and value.is_floating_point())
+
+
+def _is_fused(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    """A layer on codes whose one reader is computed with it."""
+    held = held_as(node, graph_module) == INT8_WEIGHTS
+    return held and len(node.users) == 1 and is_dequantized(node.args[0])
+
+
+def is_dequantized(node: object) -> bool:
+    """The dequantize of an activation, static or dynamic."""
+    if not isinstance(node, fx.Node) or node.target is not qdq.dequantize_per_tensor:
+        return False
+    return isinstance(node.args[0], fx.Node) and node.args[0].op != "get_attr"

@@ -1,0 +1,87 @@
+"""What the lowering passes of engines outside torch share: build, check the outputs, write the rows.
+
+    canonical graph  ⇒  one call of the engine (or several, with what it refuses in torch between them)
+
+The canonical graph is what the model means; the engine may round in another order. So it is held to the graph from end
+to end, see `_end_to_end.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from fxquant.engines.engine import EngineRefusal
+from fxquant.errors import LoweringError, ParityError
+from fxquant.graphs.snapshot import TensorInfo
+from fxquant.ledger import FLOAT, Ledger
+from fxquant.passes import _engine_rows
+from fxquant.passes._end_to_end import fault
+from fxquant.passes._engine_graph import Build, EngineGraph, engine_graph
+from fxquant.program import Program, Stage
+from fxquant.torch_ao import engine, quiet
+from fxquant.values import known_value
+
+
+def lowered(program: Program, ledger: Ledger, module: str, *, is_strict: bool, is_checked: bool) -> Program:
+    """The program on the engine whose file is `module` ('fxquant.engines.openvino', with a function `build`).
+
+    Raises:
+        LoweringError: FXQ512 when the engine takes none of the graph.
+        ParityError: FXQ514 when its outputs are further from the un-rounded model than the canonical graph's.
+    """
+    target, unlowered = module.rpartition(".")[2], ledger.state()
+    leaves = program.call_leaves or _example(program)
+    try:
+        with engine(program.engine), quiet():
+            build: Build = import_module(module).build
+            made = engine_graph(program.graph_module, leaves, build, target, may_run=not program.is_foreign)
+    except EngineRefusal as refusal:
+        raise refused(target, refusal.why) from refusal
+    if is_checked and program.example_leaves is not None:
+        _check(program, made, target)
+    _engine_rows.settle(program, target, made.engines, made.in_torch, ledger, is_strict=is_strict)
+    return replace(
+        program,
+        graph_module=made.graph_module,
+        canonical=program.graph_module,
+        stage=Stage.LOWERED,
+        target=target,
+        unlowered=unlowered,
+        findings=(),
+        unlanded={},
+    )
+
+
+def _check(program: Program, made: EngineGraph, target: str) -> None:
+    assert program.example_leaves is not None
+    float_type = next((kind for one in made.engines if (kind := getattr(one, "float_type", ""))), FLOAT)
+    try:
+        told = fault(program.graph_module, made.graph_module.forward, program.example_leaves, float_type)
+    except Exception as error:  # of whatever kind: it took the graph, and fails on the example
+        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        raise refused(target, f"it fails on the example inputs: {said}") from error
+    if told:
+        hint = "another target may compute it right; target='auto' and strict=False fall back by themselves"
+        raise ParityError("FXQ514", f"{target} computes something else: {told}", hint=hint)
+
+
+def refused(target: str, why: str) -> LoweringError:
+    """FXQ512: the engine does not run this model."""
+    hint = "another target runs it: target='auto' falls back by itself, and so does strict=False"
+    return LoweringError("FXQ512", f"{target} does not run this model: {why}", hint=hint)
+
+
+def _example(program: Program) -> tuple[Tensor, ...]:
+    """An example of the graph's inputs: the one that is known, else zeros of the shapes that were seen."""
+    if program.example_leaves is not None:
+        return program.example_leaves
+    inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
+    values = [known_value(node) or program.values.get(node.name) for node in inputs]
+    known = [value for value in values if isinstance(value, TensorInfo)]
+    if len(known) < len(inputs):
+        raise refused(program.target, "no example inputs are known, and it compiles for the shapes of one")
+    return tuple(torch.zeros(value.shape, dtype=getattr(torch, value.dtype)) for value in known)

@@ -1,0 +1,35 @@
+"""lower-inductor: the canonical graph on torch.compile.
+
+    quantize → dequantize → conv(dequantize(codes)) → relu → quantize → dequantize   ⇒   inductor(x)
+
+What it refuses stays in torch between its calls; its outputs are held to the canonical graph (see `_lower_engine.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fxquant.ledger import Ledger
+from fxquant.passes._lower_engine import lowered
+from fxquant.pipeline import Pass
+from fxquant.program import Program, Stage
+
+
+@dataclass(frozen=True)
+class LowerInductor(Pass):
+    """canonical graph ⇒ code that inductor writes, called as one node; the outputs checked for parity.
+
+    FXQ512 when the engine refuses the graph, FXQ514 when its outputs are off. With `strict`, a quantized layer that
+    stays in torch is an error (FXQ504). `check` leaves the parity check out when False.
+    """
+
+    name: ClassVar[str] = "lower-inductor"
+    accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.CONVERTED})
+    yields: ClassVar[Stage] = Stage.LOWERED
+
+    strict: bool = False
+    check: bool = True
+
+    def run(self, program: Program, ledger: Ledger) -> Program:
+        return lowered(program, ledger, "fxquant.engines.inductor", is_strict=self.strict, is_checked=self.check)
