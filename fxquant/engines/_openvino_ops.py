@@ -25,18 +25,12 @@ def _quantize(context: Any) -> list[Any]:
     is_signed = low < 0
     bounds = [_float((limit - zero_point) * scale) for limit in (low, high)]
     levels = int(high - low) + 1
-    import os
-
-    if os.environ.get("FQ"):
-        return [ops.fake_quantize(context.get_input(0), *bounds, *bounds, levels).output(0)]
     codes = ops.fake_quantize(context.get_input(0), *bounds, _float(low), _float(high), levels)
     return [ops.convert(codes, "i8" if is_signed else "u8").output(0)]
 
 
 def _dequantize(context: Any) -> list[Any]:
     scale, zero_point = _number(context, 1), _number(context, 2)
-    if context.get_input(0).get_node().get_type_name() == "FakeQuantize":
-        return [context.get_input(0)]
     value = ops.convert(context.get_input(0), "f32")
     if zero_point:
         value = ops.subtract(value, _float(zero_point))
@@ -88,7 +82,19 @@ def _direction(is_backward: bool) -> str:
 
 
 def _matmul(context: Any) -> list[Any]:
-    return [ops.matmul(context.get_input(0), context.get_input(1), False, False).output(0)]
+    """A transpose of the right side's last two axes becomes part of the product, which reads it as it lies."""
+    left, right = context.get_input(0), context.get_input(1)
+    inner = _untransposed(right)
+    return [ops.matmul(left, right if inner is None else inner, False, inner is not None).output(0)]
+
+
+def _untransposed(output: Any) -> Any:
+    node = output.get_node()
+    if node.get_type_name() != "Transpose" or node.input_value(1).get_node().get_type_name() != "Constant":
+        return None
+    order = list(_values(node.input_value(1)))
+    swapped = [*range(len(order) - 2), len(order) - 1, len(order) - 2]
+    return node.input_value(0) if len(order) > 1 and order == swapped else None
 
 
 def _number(context: Any, index: int) -> float:
