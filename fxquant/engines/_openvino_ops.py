@@ -8,16 +8,41 @@ OpenVINO's own passes fold this form into FakeQuantize (activations) or keep it 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import openvino.opset13 as ops
 from openvino.frontend.pytorch import ConversionExtension
+from torch import fx
+
+Convert = Callable[[Any], list[Any]]
+_NAMED = ("FakeQuantize", "Convert", "Multiply", "MatMul", "Squeeze", "LSTMSequence", "GRUSequence")
 
 
-def extensions() -> list[ConversionExtension]:
-    """One conversion for each op of ours, and for ops of torch that the front end would take apart."""
-    return [ConversionExtension(name, convert) for name, convert in _CONVERSIONS.items()]
+def extensions(graph_module: fx.GraphModule) -> list[ConversionExtension]:
+    """One conversion for each op of ours, and for ops of torch that the front end would take apart.
+
+    The front end goes through the graph in order, so the nth call of a conversion is for the nth node of its op.
+    """
+    nodes = [node for node in graph_module.graph.nodes if node.op == "call_function"]
+    named = {op: iter([node.name for node in nodes if str(node.target) == op]) for op in _CONVERSIONS}
+    return [ConversionExtension(op, _naming(convert, named[op])) for op, convert in _CONVERSIONS.items()]
+
+
+def _naming(convert: Convert, names: Iterator[str]) -> Convert:
+    """The conversion, giving what it makes the node's name as the front end does with its own."""
+
+    def named(context: Any) -> list[Any]:
+        made, name = convert(context), next(names, "")
+        for output in made:
+            node = output.get_node()
+            for one in (node, *(source.get_node() for source in node.input_values())):
+                if one.get_type_name() in _NAMED and "/" not in one.get_friendly_name():
+                    one.set_friendly_name(f"{name}/{one.get_friendly_name()}")
+        return made
+
+    return named
 
 
 def _quantize(context: Any) -> list[Any]:

@@ -84,7 +84,7 @@ class _Placing:
         for layer in self._readers:
             grid = self._grid_behind(layer.args[0])
             if grid is not None:
-                layer.update_arg(0, self._on_codes(layer.args[0], grid))  # type: ignore[arg-type]
+                layer.update_arg(0, self._on_codes(layer.args[0], grid))
 
     def share_with_sums(self) -> None:
         """Rule 3: a sum with a convolution reads the other summand's codes, where there are some."""
