@@ -88,7 +88,7 @@ def grid_of(node: Any) -> Grid | None:
     """The grid of a quantize of a static activation; None for any other node."""
     if not isinstance(node, fx.Node) or node.target is not qdq.quantize_per_tensor:
         return None
-    _, *limits = node.args
+    limits: Any = node.args[1:]
     return None if any(isinstance(limit, fx.Node) for limit in limits) else Grid(*limits)
 
 
@@ -113,6 +113,6 @@ def _is_not_negative(value: Any) -> bool:
     if source is not None:
         return _is_not_negative(source)
     if value.op == "call_module":
-        module = value.graph.owning_module.get_submodule(str(value.target))  # type: ignore[union-attr]
+        module = value.graph.owning_module.get_submodule(str(value.target))
         return isinstance(module, _NOT_NEGATIVE_MODULES)
     return value.target in _NOT_NEGATIVE
