@@ -96,6 +96,7 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
     observers: Sequence[Observer] = (),
     race_seconds: float = SECONDS,
     race_targets: Sequence[str] | None = None,
+    place: bool | None = None,
     mode: str = "ptq",
     schedule: QATSchedule | None = None,
 ) -> CompiledModel | QATModel:
@@ -132,6 +133,8 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
         race_targets: of target='auto', which targets take part beside torch's own engine; None: 'openvino' and
             'onnxruntime', those that are here. The environment variable FXQUANT_AUTO_TARGETS ('native', or a list with
             commas) says which ones may.
+        place: leave in float what is faster there, by times measured here (pass place-precision); `strict` never does.
+            None: where target='auto' has chosen an engine outside torch.
         mode: 'qat' for a model that trains with rounding until its `convert()`; data gives ranges to start with.
         schedule: of QAT, when ranges and batch norms freeze (`fxquant.QATSchedule`).
 
@@ -154,6 +157,7 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
         observers=observers,
         race_seconds=race_seconds,
         race_targets=race_targets,
+        place=place,
         mode=mode,
     )
     check_schedule(schedule, mode)
@@ -186,6 +190,7 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
         if example_inputs is not None:
             program = replace(program, call_leaves=program.example_leaves)
         lowering = {"strict": strict}
+        places = place is True and not strict
         pipeline = _pipeline(
             passes,
             target=resolution.target,
@@ -200,9 +205,10 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
                 "max_batches": max_batches,
                 "on_nonfinite": on_nonfinite,
             },
+            place_precision={"enabled": places, "strict": strict},
             **{name.replace("-", "_"): lowering for name in LOWERING_PASSES},
         )
-        how = Lowering(Pipeline(()), strict, observers, race)
+        how = Lowering(Pipeline(()), strict, observers, race, False if strict else place)
         source = Source(weakref.ref(float_model), before, concrete_args, (*leaf_modules, *kinds))
         before_it = float_model.history if isinstance(float_model, TrainableModel) else ()
         compiled: CompiledModel | QATModel

@@ -6,9 +6,9 @@ engine that the plan was made for, on the graph as it was, and the ledger says w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from fxquant import targets
 from fxquant.errors import BackendError, ContractError, EngineUnavailableError
@@ -16,7 +16,7 @@ from fxquant.graphmodule import copied
 from fxquant.ledger import Ledger
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline
 from fxquant.program import Program
-from fxquant.tails import LOWERING_PASSES, aimed_at, lowering_of, targets_of
+from fxquant.tails import LOWERING_PASSES, aimed_at, lowering_of, placing, targets_of
 
 if TYPE_CHECKING:
     from fxquant.racing import Race
@@ -41,13 +41,15 @@ class Lowering:
     is_strict: bool = False
     observers: Sequence[Observer] = ()
     race: Race | None = None  # of target='auto'
+    places: bool | None = None  # is precision placed by measured times; None: where auto chose an engine outside torch
+    options: Mapping[str, Any] = field(default_factory=dict)  # of lowering passes, besides `strict`
 
     def run(self, program: Program, ledger: Ledger, *, is_again: bool = False) -> tuple[Program, Records]:
         """The program on its target, or on the next one. `is_again`: a later round, which has had its race."""
         if not len(self.tail):
             return program, ()
         if self.race is not None and not is_again:
-            return self.race.run(self, program, ledger)
+            return self.race.run(self.placing(is_on=self.places is True), program, ledger)
         if program.target not in targets.EXTERNAL or self.is_strict or lowering_of(self.tail) is None:
             return self.tail.run(program, ledger, observers=self.observers)
         tried = self.tried(program.target, program, ledger)
@@ -55,6 +57,10 @@ class Lowering:
             return self.kept(tried, ledger)
         fall(ledger, tried, program.engine)
         return self.native(program, ledger)
+
+    def placing(self, *, is_on: bool) -> Lowering:
+        """The same with precision placement, or without."""
+        return replace(self, tail=placing(self.tail, is_on=is_on))
 
     def native(self, program: Program, ledger: Ledger) -> tuple[Program, Records]:
         """The program itself, on the engine of torch's own that its plan is for."""
@@ -80,13 +86,15 @@ class Lowering:
         return attempt.program, attempt.records
 
     @property
-    def _options(self) -> dict[str, bool]:
-        return {"strict": self.is_strict}
+    def _options(self) -> dict[str, Any]:
+        return {"strict": self.is_strict, **self.options}
 
 
 def fall(ledger: Ledger, error: BackendError, engine: str) -> None:
     """Write down why a target does not run the model, and what does."""
-    ledger.notice(error.code, f"{error.message}; {engine} runs it instead", hint=error.hint)
+    ledger.notice(
+        error.code, f"{error.message}; {engine} runs it instead", hint=f"name target='{engine}' to leave out the try"
+    )
 
 
 def check_aim(passes: Iterable[Pass | str], target: str) -> str:

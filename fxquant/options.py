@@ -83,6 +83,7 @@ _REFUSALS: dict[str, Callable[[Any], str | None]] = {
         None if isinstance(value, str) and value in _MODES else "'qat' to train with rounding, or 'ptq' (the default)"
     ),
     "race_seconds": _seconds,
+    "place": lambda value: None if value in (None, True, False) else "give True, False, or None for the default",
     "race_targets": lambda value: None if value is None else _each(str, told="give a list of names of targets")(value),
     "strict": lambda value: None if isinstance(value, bool) else "True or False",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fxquant.pipeline import Pass, Pipeline
@@ -10,7 +11,8 @@ from fxquant.program import Stage
 from fxquant.registry import make
 from fxquant.targets import AUTO, NATIVE_PASS, TARGETS, check_name
 
-BEFORE_LOWERING: tuple[str, ...] = ("canonicalize-qdq",)  # passes on the converted graph, the same for every target
+PLACING = "place-precision"
+BEFORE_LOWERING = ("canonicalize-qdq", PLACING)  # passes on the converted graph, the same for every target
 LOWERING_PASSES = tuple(dict.fromkeys(target.lowering for target in TARGETS.values()))
 
 
@@ -36,9 +38,9 @@ def targets_of(name: str | None) -> tuple[str, ...]:
 
 
 def at_conversion(steps: Pipeline) -> tuple[Pipeline, Pipeline]:
-    """The passes up to the canonical graph, and those that lower it."""
+    """The passes up to the canonical graph, and those after it; all of them where none makes it."""
     places = [index + 1 for index, step in enumerate(steps) if step.yields is Stage.CONVERTED]
-    end = places[-1] if places else len(steps)
+    end = places[-1] if places else 0
     return Pipeline(steps.passes[:end]), Pipeline(steps.passes[end:])
 
 
@@ -48,3 +50,8 @@ def aimed_at(tail: Pipeline, target: str, options: Mapping[str, Any]) -> Pipelin
     return Pipeline(
         tuple(make(name, **options) if step.yields is Stage.LOWERED and step.name != name else step for step in tail)
     )
+
+
+def placing(tail: Pipeline, *, is_on: bool) -> Pipeline:
+    """The same passes, with precision placement measured or left out."""
+    return Pipeline(tuple(replace(step, enabled=is_on) if step.name == PLACING else step for step in tail))  # type: ignore[call-arg]

@@ -98,7 +98,8 @@ class _Assembly:
     def finished(self, leaves: tuple[Tensor, ...]) -> EngineGraph:
         canonical, cut = self.cut.canonical, self.cut
         if not cut.count:
-            raise EngineRefusal(f"nothing of it is left for {self.target}")
+            last = next(reversed(self.stays.values()), "it computes nothing")
+            raise EngineRefusal(f"{last}, and nothing is left for {self.target}")
         known = self._known(leaves)
         for node in cut.placeholders:
             copied_into(self.graph, node, self.made)

@@ -67,7 +67,7 @@ def _placed_layer(native: NativeGraph, node: fx.Node) -> fx.Node | None:
     half = native.hold(f"{name}_bf16", held.dequantize().to(torch.bfloat16))
     half_bias = None if bias is None else native.hold(f"{name}_bias_bf16", native.tensor_of(bias).to(torch.bfloat16))
     arguments = (native.values[node.args[0]], half, half_bias, *node.args[3:])  # type: ignore[index]
-    made: fx.Node = native.graph.call_function(KERNELS[node.target], arguments)  # type: ignore[index]
+    made: fx.Node = native.graph.call_function(KERNELS[node.target], arguments)
     return made
 
 

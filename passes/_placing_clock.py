@@ -73,3 +73,10 @@ def clocked(graphs: tuple[fx.GraphModule, ...], leaves: tuple[Tensor, ...], *, s
             run_once(clock, leaves)
         rounds += 1
     return clocks
+
+
+def sizes_of(graph: fx.GraphModule, leaves: tuple[Tensor, ...]) -> dict[fx.Node, int]:
+    """How many numbers each node gives, by one run."""
+    clock = Clock(graph)
+    run_once(clock, leaves)
+    return clock.sizes

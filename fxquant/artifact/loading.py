@@ -23,12 +23,15 @@ from fxquant.errors import (
     UnsafeError,
     did_you_mean,
 )
+from fxquant.lowering import Lowering
 from fxquant.model import CompiledModel
 from fxquant.pipeline import PassRecord, Pipeline, snapshot_at
 from fxquant.program import Program, Stage
+from fxquant.racing import SECONDS, Race, race_for
 from fxquant.registry import make
 from fxquant.sandbox import one_compilation
 from fxquant.source import Source
+from fxquant.tails import lowering_pass
 from fxquant.torch_ao import engine
 
 Leaf = nn.Module | Callable[..., Any]
@@ -50,7 +53,9 @@ def load(
         leaves: modules and functions of your own that the compiled model calls, by the name that the error FXQ609
             says. A module is copied, and its copy gets the numbers of the file.
         types: your own classes among the model's arguments and outputs (dataclasses, named tuples).
-        target: another engine than the one it was compiled for; 'auto' for what suits this CPU.
+        target: another one than it was compiled for; 'auto' for what suits this CPU, or, with `check_probe`, for the
+            fastest on the example. An engine outside torch compiles the graph when it is loaded; one that refuses it
+            gives way to torch's own.
         check_probe: run the graph on the example that was saved with it, and hold each layer of the engine here to the
             canonical graph. For files that you trust: the graph decides what is computed, and how long it takes.
 
@@ -61,17 +66,23 @@ def load(
     artifact = inspect(path, {kind.__name__: kind for kind in types})
     given = dict(leaves or {})
     _check_leaves(artifact, given)
-    chosen = targets.resolve(artifact.target if target is None else target).engine
-    _warn_unchecked(artifact, chosen, is_checked=check_probe and artifact.probe is not None)
-    with one_compilation(), engine(chosen), advised():
-        return _compiled(artifact, given, chosen, check_probe=check_probe)
+    named = artifact.target if target is None else target
+    chosen, is_checked = targets.resolve(named), check_probe and artifact.probe is not None
+    race = race_for(None, SECONDS) if named == targets.AUTO and is_checked else None
+    _warn_unchecked(artifact, chosen, is_checked=is_checked)
+    with one_compilation(), engine(chosen.engine), advised():
+        return _compiled(artifact, given, chosen.target, race, check_probe=check_probe)
 
 
-def _compiled(artifact: Artifact, leaves: Mapping[str, Leaf], target: str, *, check_probe: bool) -> CompiledModel:
+def _compiled(
+    artifact: Artifact, leaves: Mapping[str, Leaf], target: str, race: Race | None, *, check_probe: bool
+) -> CompiledModel:
     program = replace(_program(artifact, leaves), target=target)
-    pipeline = Pipeline((make("lower-native", check=check_probe),) if artifact.stage is Stage.LOWERED else ())
+    options = {"check": check_probe}
+    steps = (make(lowering_pass(target), **options),) if artifact.stage is Stage.LOWERED else ()
+    lowering = Lowering(Pipeline(steps), race=race, places=False, options=options)
     try:
-        program, history = pipeline.run(program, artifact.ledger)
+        program, history = lowering.run(program, artifact.ledger)
     except FxQuantError as error:
         if error.code not in ("FXQ403", "FXQ404"):
             raise
@@ -135,12 +146,13 @@ def _check_leaves(artifact: Artifact, given: Mapping[str, Leaf]) -> None:
             raise MissingLeafError("FXQ609", told, hint=did_you_mean(name, artifact.leaves))
 
 
-def _warn_unchecked(artifact: Artifact, target: str, *, is_checked: bool) -> None:
+def _warn_unchecked(artifact: Artifact, chosen: targets.Resolution, *, is_checked: bool) -> None:
     """Kernels of another engine, or of a CPU without VNNI, may give other numbers than where the model was compiled."""
     if is_checked:
         return
+    target = chosen.target
     way_out = "they are not checked here (save(path, probe=True), then load(path, check_probe=True))"
-    if targets.has_saturation_risk(target, targets.isa()) and artifact.has_vnni:
+    if targets.has_saturation_risk(chosen.engine, targets.isa()) and artifact.has_vnni:
         told = f"was compiled on a CPU with VNNI, this one has none: sums on '{target}' may saturate, and {way_out}"
     elif target != artifact.target:
         told = f"was compiled for '{artifact.target}': the kernels of '{target}' may give other numbers, and {way_out}"

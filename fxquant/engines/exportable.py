@@ -5,6 +5,7 @@ quantize_per_tensor(x, s, z, 0, 255, uint8)   ⇒   fxquant::quantize(x, s, z, 0
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.silence import silence
 from fxquant.engines.widening import widen_placed
 from fxquant.graphmodule import copied
+from fxquant.packing import is_packed
 from fxquant.values import fetched
 
 _NODE = "fxq_canonical"  # within meta['custom'], which torch's tracers carry along
@@ -93,9 +95,18 @@ def exportable(canonical: fx.GraphModule) -> fx.GraphModule:
     for node in list(made.graph.nodes):
         if node.op == "call_function" and node.target in _WRITTEN:
             _WRITTEN[node.target](made, node)
+        elif node.op == "call_module" and is_recurrent(made, node):
+            _float_layer(made, node)
     made.graph.eliminate_dead_code()
     made.recompile()
     return made
+
+
+def is_recurrent(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """A layer over a whole sequence, quantized or float."""
+    if node.op == "call_module":
+        return type(graph_module.get_submodule(str(node.target))) in forms.MODULES
+    return node.op == "call_function" and node.target in forms.LAYERS
 
 
 def _quantize(graph_module: fx.GraphModule, node: Any) -> None:
@@ -154,6 +165,24 @@ def _dequantize_floats(graph_module: fx.GraphModule, node: Any) -> None:
 
 def _layer(graph_module: fx.GraphModule, node: Any) -> None:
     node.target, node.args = forms.LAYERS[node.target], node.args[:6]
+
+
+def _float_layer(graph_module: fx.GraphModule, node: Any) -> None:
+    """A float nn.LSTM or nn.GRU ⇒ its op: torch.export would fix the length."""
+    name = str(node.target)
+    module: Any = graph_module.get_submodule(name)
+    bound = inspect.signature(type(module).forward).bind(module, *node.args, **node.kwargs)
+    bound.apply_defaults()
+    if module.proj_size or is_packed(bound.arguments["input"]):
+        return
+    with graph_module.graph.inserting_before(node):
+        weights = [_like(graph_module.graph.get_attr(f"{name}.{one}"), node) for one in module._flat_weights_names]
+        form: Any = forms.MODULES[type(module)]
+        given = bound.arguments["input"], bound.arguments["hx"], weights
+        options = module.num_layers, module.bidirectional, module.batch_first
+        made = _like(graph_module.graph.call_function(form, (*given, *options)), node)
+    node.replace_all_uses_with(made)
+    graph_module.graph.erase_node(node)
 
 
 def _cell(graph_module: fx.GraphModule, node: Any) -> None:

@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxquant import recurrent
+from fxquant.engines import recurrent_ops
 
 
 def lstm(
     x: Tensor, hx: tuple[Tensor, Tensor] | None, weights: Sequence[Any], layers: int, both_ways: bool, batch_first: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`recurrent.lstm` on unquantized inputs."""
-    sequence, states = _batched(x, hx, weights, 2, layers, both_ways, batch_first)
-    flat, has_bias = _flat(weights)
-    output, h, c = torch.lstm(sequence, states, flat, has_bias, layers, 0.0, False, both_ways, batch_first)
+    sequence, (h, c) = _batched(x, hx, weights, 2, layers, both_ways, batch_first)
+    output, h, c = recurrent_ops.LSTM(sequence, h, c, _given(weights), layers, both_ways, batch_first)
     return (output, h, c) if x.dim() == 3 else (_alone(output, batch_first), h.squeeze(1), c.squeeze(1))
 
 
@@ -31,9 +31,14 @@ def gru(
 ) -> tuple[Tensor, Tensor]:
     """`recurrent.gru` on unquantized inputs."""
     sequence, (state,) = _batched(x, None if hx is None else (hx,), weights, 1, layers, both_ways, batch_first)
-    flat, has_bias = _flat(weights)
-    output, h = torch.gru(sequence, state, flat, has_bias, layers, 0.0, False, both_ways, batch_first)
+    output, h = recurrent_ops.GRU(sequence, state, _given(weights), layers, both_ways, batch_first)
     return (output, h) if x.dim() == 3 else (_alone(output, batch_first), h.squeeze(1))
+
+
+def lstm_module(x: Tensor, hx: Any, weights: Sequence[Any], *options: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A float nn.LSTM."""
+    output, h, c = lstm(x, hx, weights, *options)
+    return output, (h, c)
 
 
 def _batched(
@@ -57,10 +62,9 @@ def _alone(output: Tensor, batch_first: bool) -> Tensor:
     return output.squeeze(0 if batch_first else 1)
 
 
-def _flat(weights: Sequence[Any]) -> tuple[list[Tensor], bool]:
-    """torch's order, without the biases where there are none: a layer has them all or none."""
-    given = [weight for weight in weights if weight is not None]
-    return given, len(given) == len(weights)
+def _given(weights: Sequence[Any]) -> list[Tensor]:
+    """Without the biases where there are none: a layer has them all or none."""
+    return [weight for weight in weights if weight is not None]
 
 
 def look_up(indices: Tensor, codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -71,3 +75,4 @@ def look_up(indices: Tensor, codes: Tensor, scale: Tensor, zero_point: Tensor) -
 
 LAYERS = {recurrent.lstm: lstm, recurrent.gru: gru}
 CELLS = (recurrent.lstm_cell, recurrent.gru_cell, recurrent.rnn_tanh_cell, recurrent.rnn_relu_cell)
+MODULES = {nn.LSTM: lstm_module, nn.GRU: gru}

@@ -17,7 +17,7 @@ import torch
 from onnxscript import opset21
 from torch import Tensor, fx
 
-from fxquant.engines import ops
+from fxquant.engines import onnx_recurrent, ops, recurrent_ops
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.exportable import canonical_name, exported
 from fxquant.engines.onnx_tidying import tidy
@@ -28,12 +28,16 @@ op: Any = opset21  # its annotations are about tensors at run time, its calls he
 _FULL = {ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127)}
 
 
-def to_onnx(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic: bool = True) -> onnx.ModelProto:
+def to_onnx(
+    canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, names: tuple[list[str], list[str]] | None = None
+) -> onnx.ModelProto:
     """The graph as an ONNX model, held to onnx's own checker. EngineRefusal where it has no such form.
 
-    With `is_dynamic`, every size that the graph does not fix is open: 'batch', and the input's name with its axis.
+    Sizes that the graph does not fix are open: 'batch', and others by their input's name and axis ('x_1'). `names` are
+    those of the inputs and outputs; None: the graph's own.
     """
-    program = exported(canonical, leaves, is_dynamic=is_dynamic)
+    program = exported(canonical, leaves, is_dynamic=True)
+    inputs, outputs = names or ([node.name for node in canonical.graph.nodes if node.op == "placeholder"], None)
     with silence():
         try:
             made = torch.onnx.export(
@@ -43,7 +47,8 @@ def to_onnx(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic
                 verbose=False,
                 opset_version=OPSET,
                 custom_translation_table=_translations(),
-                input_names=[node.name for node in canonical.graph.nodes if node.op == "placeholder"],
+                input_names=inputs,
+                output_names=outputs,
             )
         except Exception as error:  # of any kind: the exporter wraps whatever its translations raise
             raise _refusal(program.graph, error) from error
@@ -66,6 +71,8 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         ops.CHOOSE_QPARAMS: _choose_qparams,
         ops.QUANTIZE_BY: _quantize_by,
         ops.DEQUANTIZE_BY: _dequantize_by,
+        recurrent_ops.LSTM: onnx_recurrent.lstm,
+        recurrent_ops.GRU: onnx_recurrent.gru,
     }
 
 

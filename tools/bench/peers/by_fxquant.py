@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fxquant
+from fxquant.row import Row
 from fxquant.tools.bench.peers.by_torch import called
 from fxquant.tools.bench.peers.job import Builder, Job, Runner
 
@@ -19,11 +20,21 @@ def compiled(job: Job, *, target: str) -> Builder:
             model = fxquant.compile(
                 job.model, "int8", calibration_data=job.batches, example_inputs=job.rows(rows), target=target
             )
+            if target not in ("auto", model.target):  # else another target's time would stand under this one's name
+                raise FellBack(f"{model.target} runs it: {_why(model.ledger.notices)}")
             made[key] = called(model)
             TOLD[rows] = model.target if target == "auto" else ""
         return made[key]
 
     return build
+
+
+class FellBack(Exception):
+    """The target refused the model, and another one runs it."""
+
+
+def _why(notices: tuple[Row, ...]) -> str:
+    return "; ".join(row.reason for row in notices if row.code.startswith("FXQ5"))
 
 
 TOLD: dict[int, str] = {}  # rows → the target that 'auto' took

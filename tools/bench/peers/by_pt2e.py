@@ -27,4 +27,6 @@ def _compiled(job: Job, rows: int) -> Runner:
             prepared(*(torch.cat(column)[at : at + rows] for column in zip(*job.batches, strict=True)))
     made = flow.convert_pt2e(prepared)
     torchao.move_exported_model_to_eval(made)
-    return called(torch.compile(made, options={"freezing": True}))
+    settings: Any = import_module("torch._inductor.config")
+    settings.freezing = True  # of this process: tracing, too, has to know that parameters are constants
+    return called(torch.compile(made))
