@@ -37,7 +37,7 @@ class Grid(NamedTuple):
     @property
     def limits(self) -> tuple[float, int, int, int, torch.dtype]:
         """The arguments of quantize after its input."""
-        return tuple(self)
+        return self.scale, self.zero_point, self.low, self.high, self.dtype
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -89,7 +89,7 @@ def grid_of(node: Any) -> Grid | None:
     if not isinstance(node, fx.Node) or node.target is not qdq.quantize_per_tensor:
         return None
     _, *limits = node.args
-    return None if any(isinstance(limit, fx.Node) for limit in limits) else Grid(*limits)  # type: ignore[arg-type]
+    return None if any(isinstance(limit, fx.Node) for limit in limits) else Grid(*limits)
 
 
 def put_back(graph: fx.Graph, quantize: Any) -> fx.Node:

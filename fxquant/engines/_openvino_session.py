@@ -43,6 +43,11 @@ class Session:
         finally:
             self._idle.append(request)
 
+    def kernel_seconds(self, leaves: tuple[Tensor, ...]) -> dict[str, float]:
+        """Seconds of each kernel in one call, by its name; for a model compiled with PERF_COUNT."""
+        self(leaves)
+        return {part.node_name: part.real_time.total_seconds() for part in self._idle[-1].get_profiling_info()}
+
     def takes(self, shapes: tuple[tuple[int, ...], ...]) -> bool:
         """Are these shapes within what the graph leaves open?"""
         ports = zip(self.model.inputs, shapes, strict=True)

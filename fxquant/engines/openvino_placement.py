@@ -7,8 +7,8 @@ Rules, from per-op profiles of OpenVINO 2026.4 on a CPU with VNNI and AMX; each 
 
 1. Layers with int8 weights read codes; other ops compute in the CPU's float type. Add, attention, softmax and norms on
    codes cost a quantize each, and win nothing: they wait for memory, or are fused into the layer before them.
-2. A pair stands before ops that only move values, max pooling and concatenation, which then move bytes:
-   q(move(x)) = move(q(x)), and max(q(x)) = q(max(x)) since q is monotonic.
+2. A pair stands before reshapes, max pooling and concatenation, which then move bytes, but after transposes, which
+   move bytes slowly.
 3. The float output of a convolution that is summed stays float: conv + sum + relu + quantize is one kernel. The other
    summand is read as codes where a layer reads these anyway.
 4. Signed ranges are symmetric int8: kernels add a correction for a zero point. Zero stays exactly zero.
@@ -26,7 +26,7 @@ from torch import fx
 
 from fxquant import qdq
 from fxquant.engines._openvino_grids import Grid, grid_of, put_back
-from fxquant.engines._openvino_moves import moved
+from fxquant.engines._openvino_moves import moved, moves_codes_well
 from fxquant.graphmodule import copied, drop_unused_modules
 from fxquant.origin import adopt
 
@@ -84,7 +84,7 @@ class _Placing:
         for layer in self._readers:
             grid = self._grid_behind(layer.args[0])
             if grid is not None:
-                layer.update_arg(0, self._on_codes(layer.args[0], grid))  # type: ignore[arg-type]
+                layer.update_arg(0, self._on_codes(layer.args[0], grid))
 
     def share_with_sums(self) -> None:
         """Rule 3: a sum with a convolution reads the other summand's codes, where there are some."""
@@ -116,7 +116,7 @@ class _Placing:
 
     def _on_codes(self, value: Any, grid: Grid) -> fx.Node:
         """The value on this grid: its pair stands before whatever only moves it."""
-        source = moved(value)
+        source = moved(value) if moves_codes_well(value) else None
         if _is_value(value):
             found: fx.Node = value
             return found
