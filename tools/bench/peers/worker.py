@@ -97,8 +97,8 @@ class _Served:
 
 
 def _told(error: Exception) -> str:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{type(error).__name__}: {first}"[:300]
+    """On one line: OpenVINO's first line is where in its sources it was."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
 def _die_with_parent() -> None:
