@@ -69,10 +69,11 @@ class _Served:
         return {"seconds": seconds, "sqnr_db": sqnr_db(*self._outputs(runner, rows)), "note": self._note(rows)}
 
     def time(self, rows: int, calls: int) -> dict[str, Any]:
-        """The median of so many calls, after one that is not counted."""
+        """The median of so many calls, after one that is not counted; a single long call needs no such."""
         call, found = self.calls[rows], []
         with self.inference():
-            call()
+            if calls > 1:
+                call()
             for _ in range(calls):
                 started = perf_counter()
                 call()
