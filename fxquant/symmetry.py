@@ -26,5 +26,5 @@ def price_db(low: float, high: float) -> float:
 
 
 def symmetric_if_cheap(low: float, high: float, most_db: float = MOST_DB) -> bool:
-    """Should an activation of this range have int8 codes around zero? Not where uint8 has the zero point 0 already."""
+    """Should this range have int8 codes around zero? Never where uint8 has the zero point 0 already."""
     return low < 0.0 and price_db(low, high) <= most_db
