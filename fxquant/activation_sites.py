@@ -12,7 +12,7 @@ from fxquant.errors import QConfigError, did_you_mean
 from fxquant.rules import Rule, Site, matches
 
 SITES = ("output", "input")
-OBSERVERS = ("histogram", "minmax", "moving-average")
+OBSERVERS = ("histogram", "minmax", "moving-average", "mse")
 DTYPES = ("uint8", "int8")
 _GIVEN = ("num_bits", "observer", "dtype")
 

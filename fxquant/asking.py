@@ -43,7 +43,8 @@ def qconfig(
         granularity: of int8 and small floats: 'channel' or 'tensor'.
         axis: of the channels.
         dynamic: the activations' range is that of each tensor, as it comes.
-        observer: of static activations: 'histogram', 'minmax' or 'moving-average'.
+        observer: of static activations: 'histogram', 'mse' (the least squared error too, faster, as presets have it),
+            'minmax' or 'moving-average'.
         reduce_range: activations take one bit less, for engines whose sums could saturate.
         symmetric: of weights; int4 may be asymmetric.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.float_formats import FloatFormat, covering_scale, read_format
+from fxquant.observers import MSE, LeastError
 from fxquant.qconfigs import TensorAsk
 from fxquant.torch_ao import Observer, quiet, stock_qconfig
 
@@ -22,9 +23,7 @@ class FloatObserver(Observer):
     def __init__(self, ask: TensorAsk) -> None:
         super().__init__(dtype=torch.quint8, is_dynamic=ask.is_dynamic)
         self.ask = ask
-        watching = {"dtype": torch.qint8, "qscheme": torch.per_tensor_symmetric}
-        with quiet():
-            self.activation_post_process: Any = cast(Any, stock_qconfig(ask.observer))(**watching)
+        self.activation_post_process: Any = _watching(ask.observer)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` as it is; its range is remembered."""
@@ -34,6 +33,14 @@ class FloatObserver(Observer):
     def calculate_qparams(self, **kwargs: Any) -> Any:
         """Those of the 8-bit observer inside."""
         return self.activation_post_process.calculate_qparams()
+
+
+def _watching(observer: str) -> Any:
+    """An observer of 8 symmetric bits, ours or one of torch.ao's."""
+    if observer == MSE:
+        return LeastError(TensorAsk("qint8", is_symmetric=True, observer=MSE))()
+    with quiet():
+        return cast(Any, stock_qconfig(observer))(dtype=torch.qint8, qscheme=torch.per_tensor_symmetric)
 
 
 def float_range(module: nn.Module) -> tuple[float, FloatFormat] | None:

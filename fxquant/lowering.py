@@ -92,7 +92,9 @@ class Lowering:
 
 def fall(ledger: Ledger, error: BackendError, engine: str) -> None:
     """Write down why a target does not run the model, and what does."""
-    ledger.notice(error.code, f"{error.message}; {engine} runs it instead", hint=error.hint)
+    ledger.notice(
+        error.code, f"{error.message}; {engine} runs it instead", hint=f"name target='{engine}' to leave out the try"
+    )
 
 
 def check_aim(passes: Iterable[Pass | str], target: str) -> str:

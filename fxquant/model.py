@@ -126,7 +126,7 @@ class CompiledModel(CapturedModel):
         if self.target in EXTERNAL and canonical is not None:
             with suppress(*_REFUSALS), torch.no_grad():
                 canonical.forward(*leaves)
-                hint = f"compile with example_inputs of this shape, or for target='{self.engine}'"
+                hint = "compile with example_inputs of this shape, or for one of torch's own engines (`fxquant doctor`)"
                 return _refused("FXQ515", f"{self.target} cannot run", leaves, error, hint)
         hint = "give what the float model takes: float32 tensors on the CPU, of the shapes it was traced for"
         return _refused("FXQ503", "the compiled model cannot run", leaves, error, hint)
@@ -175,6 +175,23 @@ class CompiledModel(CapturedModel):
         from fxquant.artifact.saving import save
 
         return save(self, path, has_probe=probe, follows_links=follow_links)
+
+    def export(self, path: str | os.PathLike[str], *, format: str | None = None) -> Path:
+        """Write the canonical graph for other programs, whole or not at all: ONNX, OpenVINO or torch.export.
+
+        Output only: fxquant does not read these files back, and loading a .pt2 runs code.
+
+        Args:
+            path: where to; 'm.onnx', 'm.xml' (with 'm.bin' beside it) or 'm.pt2'.
+            format: 'onnx', 'openvino' or 'pt2'; None: by the suffix.
+
+        Raises:
+            FxQuantError: FXQ118 for a path that cannot be written or names no format, FXQ401 while it calibrates,
+                FXQ516 when the format's package is not installed, FXQ517 when the graph has no form there.
+        """
+        from fxquant.exporting import export
+
+        return export(self, path, format=format)
 
     def snapshot(self, stage: Stage | str | None = None) -> GraphSnapshot:
         """The graph as it was at a stage; None: as it is. FXQ402 when the model has not come so far."""

@@ -22,7 +22,9 @@ def observer_options(ask: TensorAsk) -> tuple[str, dict[str, Any]]:
     dtype = getattr(torch, ask.dtype)
     if ask.is_float or ask.dtype in ("float16", "bfloat16"):
         return "PlaceholderObserver", {"dtype": dtype, "is_dynamic": ask.is_dynamic}
-    options = {"quant_min": ask.quant_min, "quant_max": ask.quant_max} if ask.quant_min is not None else {}
+    options: dict[str, Any] = {}
+    if ask.quant_min is not None:
+        options = {"quant_min": ask.quant_min, "quant_max": ask.quant_max}
     if ask.is_dynamic:
         full = {"quant_min": 0, "quant_max": 255}
         return "PlaceholderObserver", {"dtype": dtype, "is_dynamic": True, **(full | options)}
@@ -32,6 +34,9 @@ def observer_options(ask: TensorAsk) -> tuple[str, dict[str, Any]]:
     if ask.granularity == "channel":
         options["ch_axis"] = ask.axis
     return ask.observer, options
+
+
+MSE = "MSEObserver"
 
 
 class WeightObserver(nn.Module):
@@ -147,8 +152,23 @@ class FloatActivations:
         )
 
 
-def own_factory(ask: TensorAsk) -> GroupedWeights | FloatWeights | FloatActivations | None:
+@dataclass(frozen=True, slots=True)
+class LeastError:
+    """Makes the observer of an integer activation that looks for the range with the least squared error."""
+
+    ask: TensorAsk
+
+    def __call__(self) -> nn.Module:
+        """The observer."""
+        from fxquant.mse_observer import MSEObserver  # late: it is made of a class of torch.ao's
+
+        return MSEObserver(self.ask)
+
+
+def own_factory(ask: TensorAsk) -> GroupedWeights | FloatWeights | FloatActivations | LeastError | None:
     """The factory of ours that asks for this; None where torch.ao has an observer for it."""
+    if ask.observer == MSE and not ask.is_dynamic and format_of(ask) is None:
+        return LeastError(ask)
     if ask.granularity == "group":
         codes = int(ask.quant_max or 0) - int(ask.quant_min or 0) + 1
         return GroupedWeights(ask.group_size, codes.bit_length() - 1, ask.is_symmetric)

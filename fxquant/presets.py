@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from torch import nn
 
 from fxquant import torch_ao
 from fxquant.chains import HYBRID, USUAL, told
 from fxquant.errors import EngineUnavailableError, QConfigError, did_you_mean
-from fxquant.observers import FloatWeights, GroupedWeights
+from fxquant.observers import MSE, FloatWeights, GroupedWeights
 from fxquant.qconfigs import ENGINES, PRESETS, Ask, TensorAsk
 from fxquant.rules import EVERYTHING, Link, Rule, RuleSet, Target
 from fxquant.targets import has_saturation_risk, isa
@@ -50,15 +51,17 @@ def preset_rules(name: str, target: str) -> RuleSet:
     pairs, rest = _PRESETS[name](target)
     own: dict[int, object | None] = {}  # one for each of torch's, which many kinds of layers share
     for qconfig in (*(qconfig for _, qconfig in pairs), rest):
-        own.setdefault(id(qconfig), _with_our_floor(qconfig))
+        own.setdefault(id(qconfig), _with_our_observers(qconfig))
     return _ruleset(name, [(kind, own[id(qconfig)]) for kind, qconfig in pairs], own[id(rest)])
 
 
-def _with_our_floor(qconfig: object | None) -> object | None:
-    """One of torch's qconfigs, whose observers do not floor scales at 1.2e-7 (see `floors`)."""
+def _with_our_observers(qconfig: object | None) -> object | None:
+    """One of torch's qconfigs, whose scales are not floored at 1.2e-7 (`floors`), with MSEObserver for histograms."""
     ask = None if qconfig is None else torch_ao.read_qconfig(qconfig, "a preset")
     if ask is None or ask.is_reuse or ask.activation.is_fixed:
         return qconfig
+    if ask.activation.observer == "HistogramObserver":
+        ask = replace(ask, activation=replace(ask.activation, observer=MSE))
     return torch_ao.make_qconfig(ask)
 
 

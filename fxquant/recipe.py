@@ -70,7 +70,7 @@ class Activation:
     """What a rule asks for activations."""
 
     dtype: str = field(default="uint8", metadata={"one_of": ACTIVATION_DTYPES})
-    observer: str = field(default="histogram", metadata={"one_of": ("histogram", "minmax", "moving-average")})
+    observer: str = field(default="histogram", metadata={"one_of": ("histogram", "minmax", "moving-average", "mse")})
     symmetric: bool = False
     dynamic: bool = False
     reduce_range: bool = False

@@ -6,6 +6,7 @@ from fxquant import torch_ao
 from fxquant.activation_sites import SiteRule, check_activation
 from fxquant.chains import check_chain
 from fxquant.number_formats import WEIGHT_OPTIONS, format_name, is_small_float, weight_ask
+from fxquant.observers import MSE
 from fxquant.presets import links_of, preset_rules
 from fxquant.qconfigs import Ask, TensorAsk, check_ask
 from fxquant.recipe import Activation, Recipe, RecipeRule, Weight
@@ -16,6 +17,7 @@ _OBSERVERS = {
     "minmax": ("MinMaxObserver", "PerChannelMinMaxObserver"),
     "moving-average": ("MovingAverageMinMaxObserver", "MovingAveragePerChannelMinMaxObserver"),
     "histogram": ("HistogramObserver", "HistogramObserver"),
+    "mse": (MSE, ""),  # of activations alone
 }
 
 

@@ -19,6 +19,7 @@ from fxquant.activation_sites import SiteDecision, code_range
 from fxquant.float_observer import FloatObserver
 from fxquant.ledger import Ledger
 from fxquant.observation import observer_of
+from fxquant.observers import MSE, LeastError
 from fxquant.origin import origins
 from fxquant.passes._functional import is_weighted
 from fxquant.passes._moving import KEEPS_VALUES
@@ -32,6 +33,7 @@ _OBSERVERS = {
     "minmax": "MinMaxObserver",
     "histogram": "HistogramObserver",
     "moving-average": "MovingAverageMinMaxObserver",
+    "mse": MSE,
 }
 
 
@@ -187,6 +189,8 @@ def _made(old: nn.Module, decision: SiteDecision) -> nn.Module:
 def _like(old: nn.Module, factory: Any) -> nn.Module:
     """What the factory makes; a fake quantize around it where one stands there, as in training."""
     made: nn.Module = factory()
+    if isinstance(factory, LeastError):
+        return made  # training puts its own quantizer in the place of any observer
     if not hasattr(old, "activation_post_process") or isinstance(old, FloatObserver):
         return made
     is_same = type(old.activation_post_process) is type(made)  # fused kinds of fake quantize take one observer alone

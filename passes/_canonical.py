@@ -10,7 +10,7 @@ from torch import fx
 from fxquant import qdq
 from fxquant.passes._moving import moves_values
 
-_FULL = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
+FULL = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
 
 
 def is_activation_quantize(node: fx.Node) -> bool:
@@ -31,7 +31,7 @@ def is_activation_dequantize(node: Any) -> bool:
 def is_native(node: Any) -> bool:
     """Do the engines have this type and range of codes?"""
     low, high, dtype = node.args[3:6]
-    return _FULL.get(dtype) == (low, high)
+    return FULL.get(dtype) == (low, high)
 
 
 def grid_of(value: Any) -> tuple[Any, ...] | None:

@@ -43,7 +43,7 @@ def settle(
     for node in program.graph.nodes:
         if not origins(node) or node.op in ("placeholder", "get_attr", "output") or _is_slice(node):
             continue
-        kind = FLOAT if node in in_torch else told.get(node.name) or _by_graph(node, program, floats)
+        kind = FLOAT if node in in_torch or is_plain(node) else told.get(node.name) or _by_graph(node, program, floats)
         place = site_of(node), part_of(node)
         if place not in said or (kind == INT8 and said[place][1] != INT8):
             said[place] = node, kind

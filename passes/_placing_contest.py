@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-QUANTIZED, RULED, PLACED, PLAIN = "everything int8", "placed by rule", "placed", "everything float"
+QUANTIZED, PLACED, PLAIN = "everything int8", "placed", "everything float"
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,8 @@ _CLAMPING_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 def units(canonical: fx.GraphModule) -> Placeable:
     """Every op on codes is a unit of its own, with the clamp that alone reads it."""
     computing = {node: "" for node in canonical.graph.nodes if node.op in _COMPUTES}
-    clamps = {
-        node: node.all_input_nodes[0]
-        for node in computing
-        if _is_clamp(node, canonical)
-        and node.all_input_nodes[0] in computing
-        and len(node.all_input_nodes[0].users) == 1
-    }
+    clamps = {node: node.all_input_nodes[0] for node in computing if _is_clamp(node, canonical)}
+    clamps = {node: layer for node, layer in clamps.items() if layer in computing and len(layer.users) == 1}
     found = placeable(canonical, computing, clamps)
     layers = {name: _with_layer(unit, canonical) for name, unit in found.units.items()}
     return replace(found, units=layers)
@@ -60,8 +55,8 @@ def ran_on_codes(found: Placeable, coded: Times) -> Placeable:
     """Only units whose inputs the engine did not dequantize are on codes; a layer is, where its weight is."""
     widened: dict[str, bool] = {}
     for value in found.values:
-        for dequantize, _, unit in value.reads:
-            widened[unit] = widened.get(unit, False) or dequantize.name in coded
+        for read, _, unit in value.reads if value.has_pair else ():
+            widened[unit] = widened.get(unit, False) or read.name in coded
     return replace(
         found,
         units={
@@ -73,16 +68,16 @@ def ran_on_codes(found: Placeable, coded: Times) -> Placeable:
 
 def problem_with_conversions(found: Placeable, coded: Times, floating: Times, sizes: Mapping[fx.Node, int]) -> Problem:
     """Of an engine whose layers end in codes. `sizes`: how many numbers each canonical node gives."""
-    quantizes = {value.quantize for value in found.values}
-    dequantizes = {dequantize for value in found.values for dequantize, _, _ in value.reads}
+    quantizes = {value.source for value in found.values if value.has_pair}
+    dequantizes = {read for value in found.values if value.has_pair for read, _, _ in value.reads}
     quantize = _line(quantizes, coded, sizes) or native_crossing("").quantize
     dequantize = _line(dequantizes, coded, sizes) or native_crossing("").dequantize
     values = [
         Value(
             value.producer,
             value.readers,
-            quantize.seconds(sizes.get(value.quantize, 0)),
-            dequantize.seconds(sizes.get(value.quantize, 0)),
+            quantize.seconds(sizes.get(value.source, 0)),
+            dequantize.seconds(sizes.get(value.source, 0)),
         )
         for value in found.values
     ]
@@ -97,7 +92,7 @@ def _line(nodes: set[fx.Node], coded: Times, sizes: Mapping[fx.Node, int]) -> Li
 
 def own_pairs(found: Placeable) -> Placeable:
     """Each value is given by its pair: the engine quantizes what a reader on codes needs, whoever computed it."""
-    values = tuple(replace(value, producer=f"{value.quantize.name} pair") for value in found.values)
+    values = tuple(replace(value, producer=f"{value.source.name} pair") for value in found.values)
     return replace(found, values=values)
 
 
@@ -106,7 +101,7 @@ def problem_with_own_pairs(found: Placeable, coded: Times, floating: Times) -> P
     pairs = tuple(Op(value.producer, math.inf, 0.0) for value in found.values)
     values = []
     for value in found.values:
-        nodes = (value.quantize, *(dequantize for dequantize, _, _ in value.reads))
+        nodes = (value.source, *(read for read, _, _ in value.reads)) if value.has_pair else ()
         seconds = sum(coded.get(node.name, 0.0) for node in dict.fromkeys(nodes))
         readers = dict.fromkeys(name for _, reader, name in value.reads if not reads_shape(reader))
         values.append(Value(value.producer, tuple(readers), seconds, 0.0))

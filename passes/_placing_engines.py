@@ -1,8 +1,7 @@
 """Placement for engines outside torch: which graphs to try, since they fuse as they like.
 
 everything int8     the canonical graph as it is
-placed by rule      where the engine has rules of its own on where pairs belong (`engines/<name>_placement.py`)
-placed              the cut of the ruled graph, where the engine tells times of nodes (`engines/<name>_costs.py`)
+placed              the cut of that graph, where the engine tells times of nodes (`engines/<name>_costs.py`)
 everything float    no activation is rounded
 """
 
@@ -22,7 +21,7 @@ from fxquant.graphs.placement import place
 from fxquant.passes._engine_graph import engine_graph
 from fxquant.passes._placeable import Placeable
 from fxquant.passes._placing_clock import TooSlow, sizes_of
-from fxquant.passes._placing_contest import PLACED, PLAIN, QUANTIZED, RULED, Contest, in_words
+from fxquant.passes._placing_contest import PLACED, PLAIN, QUANTIZED, Contest, in_words
 from fxquant.passes._placing_costs import (
     own_pairs,
     problem_with_conversions,
@@ -52,11 +51,8 @@ def contest(program: Program, leaves: tuple[Tensor, ...], *, seconds: float) -> 
     _check_speed(calls[QUANTIZED], seconds)
     found = units(canonical)
     graphs = {QUANTIZED: canonical}
-    ruled = _own(target, "placement", "placed")
-    if ruled is not None:
-        graphs[RULED] = ruled(canonical)
     graphs[PLAIN] = in_float(canonical, found, found.coded, "the whole model is faster in float")
-    cut = _cut(target, graphs.get(RULED, canonical), leaves)
+    cut = _cut(target, canonical, leaves)
     graphs |= {} if cut is None else {PLACED: cut}
     for name, graph in graphs.items():
         if name not in calls:

@@ -63,7 +63,7 @@ def measured(
     crossing = native_crossing(target)
     values = []
     for value in found.values:
-        elements = _size(coded, native.codes.get(value.quantize))
+        elements = _size(coded, native.codes.get(value.source, native.moved.get(value.source)))
         costs = crossing.quantize.seconds(elements), crossing.dequantize.seconds(elements)
         values.append(Value(value.producer, value.readers, *costs))
     return Measured(found, Problem(ops, tuple(values)), lowered.graph_module)
@@ -103,7 +103,8 @@ def _kernels(unit: Unit, native: NativeGraph) -> Iterable[fx.Node | None]:
     last = unit.nodes[-1]
     if unit.is_requantize:
         return [native.codes.get(last)]
-    return [*(native.codes.get(user) for user in last.users), *(native.values.get(node) for node in unit.nodes)]
+    values = (native.moved.get(node, native.values.get(node)) for node in unit.nodes)
+    return [*(native.codes.get(user) for user in last.users), *values]
 
 
 def _seconds(clock: Clock, nodes: Iterable[fx.Node | None]) -> float:

@@ -3,6 +3,7 @@
     int8 → q → dq → float      stays: the codes are dequantized
     float → q → dq → int8      stays: the value is quantized
     float → q → dq → float     becomes float → float
+    x → q → dq → maxpool → int8, maxpool in float     becomes x → maxpool → q → dq → int8: to round and to move commute
 
 A layer in float computes on its int8 weights, widened ahead; so the graph's tensors stay what they are. No value is
 rounded that was not before: of each output the error can only lose terms.
@@ -14,9 +15,13 @@ from collections.abc import Collection, Mapping
 
 from torch import fx
 
+from fxquant import qdq
 from fxquant.graphmodule import copied
-from fxquant.passes._placeable import Placeable, reads_shape
+from fxquant.origin import adopt
+from fxquant.passes._placeable import CodedValue, Placeable, reads_shape
 from fxquant.placed import place_in
+
+Nodes = Mapping[str, fx.Node]
 
 
 def replaced(
@@ -31,10 +36,10 @@ def replaced(
     for value in found.values:
         if value.producer in int8:
             continue
-        plain = nodes[value.quantize.name].args[0]
-        for dequantize, reader, unit in value.reads:
-            if unit not in int8 or reads_shape(reader):
-                nodes[reader.name].replace_input_with(nodes[dequantize.name], plain)
+        if value.has_pair:
+            _unrounded(value, int8, nodes)
+        else:
+            _rounded(value, int8, nodes)
     for name, (kind, why) in floating.items():
         for node in found.units[name].nodes:
             place_in(nodes[node.name], kind, why)
@@ -42,3 +47,26 @@ def replaced(
     made.graph.lint()
     made.recompile()
     return made
+
+
+def _unrounded(value: CodedValue, int8: Collection[str], nodes: Nodes) -> None:
+    """Readers in float read the value before its pair."""
+    plain = nodes[value.source.name].all_input_nodes[0]
+    for read, reader, unit in value.reads:
+        if unit not in int8 or reads_shape(reader):
+            nodes[reader.name].replace_input_with(nodes[read.name], plain)
+
+
+def _rounded(value: CodedValue, int8: Collection[str], nodes: Nodes) -> None:
+    """An op that would have moved codes computes in float: readers on codes get a pair behind it, of the same grid."""
+    readers = [reader for _, reader, unit in value.reads if unit in int8 and not reads_shape(reader)]
+    if not readers:
+        return
+    source, (scale, zero_point, *limits) = nodes[value.source.name], value.grid
+    graph = source.graph
+    with graph.inserting_after(source):
+        codes = adopt(graph.call_function(qdq.quantize_per_tensor, (source, scale, zero_point, *limits)), source)
+    with graph.inserting_after(codes):
+        decoded = adopt(graph.call_function(qdq.dequantize_per_tensor, (codes, scale, zero_point)), source)
+    for reader in dict.fromkeys(readers):
+        nodes[reader.name].replace_input_with(source, decoded)

@@ -4,17 +4,19 @@ x → quantize → dequantize → relu6 → quantize → dequantize → maxpool 
 x → quantize (its range ends at 0 and 6) → dequantize → maxpool → y
 
 Each rewrite has a file that opens with its algebra: ranges (`_canonical_ranges`), pairs (`_canonical_pairs`).
+What an engine wants beyond that is in the rules of its own (`_ruled`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from fxquant.graphmodule import drop_unused_modules
 from fxquant.ledger import Ledger
 from fxquant.passes import _canonical_pairs, _canonical_ranges
 from fxquant.passes._canonical import is_activation_quantize
+from fxquant.passes._ruled import ruled
 from fxquant.pipeline import Pass
 from fxquant.program import Program, Stage
 
@@ -34,4 +36,4 @@ class CanonicalizeQDQ(Pass):
             pass  # a ReLU between two pairs of one grid: the second pair goes when the ReLU has gone
         graph.eliminate_dead_code()
         drop_unused_modules(program.graph_module)
-        return program
+        return replace(program, graph_module=ruled(program.graph_module, program.target))

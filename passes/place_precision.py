@@ -42,12 +42,12 @@ class PlacePrecision(Pass):
     name: ClassVar[str] = "place-precision"
     accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.CONVERTED})
 
-    enabled: bool = True
+    enabled: bool | None = None  # None: as the compilation says, and by itself: yes
     strict: bool = False
     seconds: float = 2.0
 
     def run(self, program: Program, ledger: Ledger) -> Program:
-        if not self.enabled or self.strict or not any(map(is_activation_quantize, program.graph.nodes)):
+        if self.enabled is False or self.strict or not any(map(is_activation_quantize, program.graph.nodes)):
             return program
         if program.example_leaves is None:
             told = "nothing was measured: there are no example inputs, so every op is computed as the plan says"

@@ -20,6 +20,7 @@ UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)  # of a stream
 # verb → where it is, and its line in --help (a test compares it with the command's own)
 VERBS: dict[str, tuple[str, str]] = {
     "compile": ("fxquant.tools.compile:compile_", "Compile a model; print what became of each layer."),
+    "export": ("fxquant.tools.export:export", "Write a model as ONNX, OpenVINO or torch.export has it."),
     "graph": ("fxquant.tools.graph:graph", "Draw a model's graph at any stage, and list its float islands."),
     "diff": ("fxquant.tools.diff:diff", "Show what differs between two graphs; exit 1 when they do."),
     "compare": (

@@ -72,7 +72,7 @@ class Outputs:
 @click.option("--lower-is-better", is_flag=True, help="Of a function as metric, such as a loss.")
 @click.option("--batch-size", "batch_sizes", type=click.IntRange(1), multiple=True, help="Of the timing; 1 and 16.")
 @click.option("--threads", type=click.IntRange(1, 1024), multiple=True, help="Of the timing; torch's number now.")
-@click.option("--target", "targets", multiple=True, help="An engine; several make a row for each.")
+@click.option("--target", "targets", multiple=True, help="A target; several make a row for each.")
 @click.option("--seconds", type=click.FloatRange(0), default=5.0, show_default=True, help="Of the timing, in all.")
 @click.option("--shape", "inputs", type=ShapeType(), multiple=True, help="Random input in the place of --data.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default="0", help="Of factory and inputs.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Seed of weights and training order.")
 @click.option("--epochs", default=10, show_default=True, type=click.IntRange(1, 1000), help="Passes over the data.")
 @click.option("--preset", default="int8", show_default=True, help="Preset name or path of a TOML recipe.")
-@click.option("--target", default="auto", show_default=True, help="x86, onednn, fbgemm, qnnpack or auto.")
+@click.option("--target", default="auto", show_default=True, help="A target (`fxquant doctor`), or auto.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def demo(seed: int, epochs: int, preset: str, target: str, as_json: bool) -> None:
     """Train a CNN on digits, compile it to int8, print the result."""

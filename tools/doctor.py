@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["ok", "note", "fail"]
 TORCH_RANGE = ((2, 11), (2, 16))  # from, below: a test compares it with pyproject.toml
-EXTRAS = ("scikit-learn", "matplotlib", "onnxruntime", "openvino", "transformers")
+EXTRAS = ("scikit-learn", "matplotlib", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,24 @@ def _engines() -> Iterator[Finding]:
             yield Finding("engine", target.name, "available", "ok", target.description)
         else:
             yield Finding("engine", target.name, "not in this torch", "note", target.description)
+    yield from _outside_torch()
     try:
         chosen = resolve(AUTO)
     except BackendError as error:
         yield Finding("engine", 'target="auto"', error.message, "fail", error.hint)
     else:
         yield Finding("engine", 'target="auto"', chosen.engine, "ok", chosen.reason)
+
+
+def _outside_torch() -> Iterator[Finding]:
+    """Targets beside torch's own engines: here or not and why, and the extra that brings them."""
+    from fxquant.targets import EXTERNAL, presence
+
+    for target in EXTERNAL.values():
+        found = presence(target.name)
+        extra = f"; pip install 'fxquant[{target.extra}]'" if target.extra and not found.is_here else ""
+        value = f"available ({found.why})" if found.is_here else found.why
+        yield Finding("target", target.name, value, "ok" if found.is_here else "note", f"{target.description}{extra}")
 
 
 def _cpu() -> Iterator[Finding]:

@@ -99,7 +99,9 @@ _OPTIONS = (
         multiple=True,
         help="Random input, one for each argument: 1,3,224,224 or, for token ids, 1,128:int64:30522.",
     ),
-    click.option("--target", default="auto", show_default=True, help="x86, onednn, fbgemm, qnnpack or auto."),
+    click.option(
+        "--target", default="auto", show_default=True, help="A target (`fxquant doctor`), or auto: the fastest."
+    ),
     click.option("--strict", "is_strict", is_flag=True, help="A layer that would stay float is an error."),
     click.option(
         "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default="0", help="Of the factory and random data."

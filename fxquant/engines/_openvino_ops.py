@@ -25,12 +25,18 @@ def _quantize(context: Any) -> list[Any]:
     is_signed = low < 0
     bounds = [_float((limit - zero_point) * scale) for limit in (low, high)]
     levels = int(high - low) + 1
+    import os
+
+    if os.environ.get("FQ"):
+        return [ops.fake_quantize(context.get_input(0), *bounds, *bounds, levels).output(0)]
     codes = ops.fake_quantize(context.get_input(0), *bounds, _float(low), _float(high), levels)
     return [ops.convert(codes, "i8" if is_signed else "u8").output(0)]
 
 
 def _dequantize(context: Any) -> list[Any]:
     scale, zero_point = _number(context, 1), _number(context, 2)
+    if context.get_input(0).get_node().get_type_name() == "FakeQuantize":
+        return [context.get_input(0)]
     value = ops.convert(context.get_input(0), "f32")
     if zero_point:
         value = ops.subtract(value, _float(zero_point))

@@ -95,11 +95,18 @@ def exportable(canonical: fx.GraphModule) -> fx.GraphModule:
     for node in list(made.graph.nodes):
         if node.op == "call_function" and node.target in _WRITTEN:
             _WRITTEN[node.target](made, node)
-        elif node.op == "call_module" and type(made.get_submodule(str(node.target))) in forms.MODULES:
+        elif node.op == "call_module" and is_recurrent(made, node):
             _float_layer(made, node)
     made.graph.eliminate_dead_code()
     made.recompile()
     return made
+
+
+def is_recurrent(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """A layer over a whole sequence, quantized or float."""
+    if node.op == "call_module":
+        return type(graph_module.get_submodule(str(node.target))) in forms.MODULES
+    return node.op == "call_function" and node.target in forms.LAYERS
 
 
 def _quantize(graph_module: fx.GraphModule, node: Any) -> None:
@@ -170,9 +177,10 @@ def _float_layer(graph_module: fx.GraphModule, node: Any) -> None:
         return
     with graph_module.graph.inserting_before(node):
         weights = [_like(graph_module.graph.get_attr(f"{name}.{one}"), node) for one in module._flat_weights_names]
+        form: Any = forms.MODULES[type(module)]
         given = bound.arguments["input"], bound.arguments["hx"], weights
         options = module.num_layers, module.bidirectional, module.batch_first
-        made = _like(graph_module.graph.call_function(forms.MODULES[type(module)], (*given, *options)), node)
+        made = _like(graph_module.graph.call_function(form, (*given, *options)), node)
     node.replace_all_uses_with(made)
     graph_module.graph.erase_node(node)
 

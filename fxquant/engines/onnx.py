@@ -28,12 +28,16 @@ op: Any = opset21  # its annotations are about tensors at run time, its calls he
 _FULL = {ir.DataType.UINT8: (0, 255), ir.DataType.INT8: (-128, 127)}
 
 
-def to_onnx(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic: bool = True) -> onnx.ModelProto:
+def to_onnx(
+    canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, names: tuple[list[str], list[str]] | None = None
+) -> onnx.ModelProto:
     """The graph as an ONNX model, held to onnx's own checker. EngineRefusal where it has no such form.
 
-    With `is_dynamic`, every size that the graph does not fix is open: 'batch', and the input's name with its axis.
+    Sizes that the graph does not fix are open: 'batch', and others by their input's name and axis ('x_1'). `names` are
+    those of the inputs and outputs; None: the graph's own.
     """
-    program = exported(canonical, leaves, is_dynamic=is_dynamic)
+    program = exported(canonical, leaves, is_dynamic=True)
+    inputs, outputs = names or ([node.name for node in canonical.graph.nodes if node.op == "placeholder"], None)
     with silence():
         try:
             made = torch.onnx.export(
@@ -43,7 +47,8 @@ def to_onnx(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic
                 verbose=False,
                 opset_version=OPSET,
                 custom_translation_table=_translations(),
-                input_names=[node.name for node in canonical.graph.nodes if node.op == "placeholder"],
+                input_names=inputs,
+                output_names=outputs,
             )
         except Exception as error:  # of any kind: the exporter wraps whatever its translations raise
             raise _refusal(program.graph, error) from error

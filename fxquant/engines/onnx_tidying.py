@@ -9,7 +9,9 @@ import re
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
+import onnx_ir
+
+ir: Any = onnx_ir  # its protocols are looser than its classes
 
 
 def tidy(model: Any) -> None:
@@ -68,8 +70,8 @@ class _Moved:
 
 def _moved(node: Any) -> _Moved | None:
     """What a node makes of a dequantized constant that it alone reads; None for any other node."""
-    source = node.inputs[0] if node.inputs and node.op_type in _MOVES else None
-    widening = None if source is None else source.producer()
+    source: Any = node.inputs[0] if node.inputs and node.op_type in _MOVES else None
+    widening: Any = None if source is None else source.producer()
     if (
         widening is None
         or widening.op_type != "DequantizeLinear"
@@ -77,7 +79,7 @@ def _moved(node: Any) -> _Moved | None:
         or source.is_graph_output()
     ):
         return None
-    arrays = [None if value is None else _array(value) for value in widening.inputs]
+    arrays: list[Any] = [_array(value) for value in widening.inputs]
     if arrays[0] is None or any(a is None and v is not None for a, v in zip(arrays, widening.inputs, strict=True)):
         return None
     qparam_dims = arrays[1].ndim

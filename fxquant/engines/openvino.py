@@ -16,10 +16,11 @@ import torch
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from torch import Tensor, fx
 
-from fxquant.engines._openvino_export import canonical_name, decomposed
+from fxquant.engines._openvino_export import decomposed
 from fxquant.engines._openvino_ops import extensions
 from fxquant.engines._openvino_session import Session
 from fxquant.engines.engine import EngineModule, EngineRefusal
+from fxquant.engines.exportable import canonical_name
 
 MOST_SHAPES = 4  # static graphs that are kept; each holds its own packed weights
 Shapes = tuple[tuple[int, ...], ...]

@@ -45,7 +45,9 @@ def _dequantize_channels(codes: Tensor, scale: Tensor, zero_point: Tensor, axis:
     return qdq.dequantize_per_channel(codes, scale, zero_point, axis)
 
 
-def _dequantize_blocks(codes: Tensor, scale: Tensor, zero_point: Tensor, block_size: int) -> Tensor:
+def dequantize_blocks(codes: Tensor, scale: Tensor, zero_point: Tensor, block_size: int) -> Tensor:
+    """fxquant::dequantize_blocks in plain torch."""
+
     def spread(of_block: Tensor) -> Tensor:
         return of_block.to(torch.float32).repeat_interleave(block_size, 1)[:, : codes.shape[1]]
 
@@ -82,7 +84,7 @@ for _name, _run, _shape in (
     ("quantize", _quantize, _codes_like),
     ("dequantize", _dequantize, _values_like),
     ("dequantize_channels", _dequantize_channels, _values_like),
-    ("dequantize_blocks", _dequantize_blocks, _values_like),
+    ("dequantize_blocks", dequantize_blocks, _values_like),
     ("choose_qparams", _choose_qparams, _qparams_like),
     ("quantize_by", _quantize_by, _codes_like),
     ("dequantize_by", _dequantize_by, _values_like),

@@ -24,16 +24,18 @@ def has_bias(weights: list[Tensor], layers: int, both_ways: bool) -> bool:
     return len(weights) == 4 * layers * (1 + both_ways)
 
 
-def _lstm(
+def lstm(
     x: Tensor, h: Tensor, c: Tensor, weights: list[Tensor], layers: int, both_ways: bool, batch_first: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """fxquant::lstm in plain torch."""
     is_biased = has_bias(weights, layers, both_ways)
     return torch.lstm(x, [h, c], weights, is_biased, layers, 0.0, False, both_ways, batch_first)
 
 
-def _gru(
+def gru(
     x: Tensor, h: Tensor, weights: list[Tensor], layers: int, both_ways: bool, batch_first: bool
 ) -> tuple[Tensor, Tensor]:
+    """fxquant::gru in plain torch."""
     is_biased = has_bias(weights, layers, both_ways)
     return torch.gru(x, h, weights, is_biased, layers, 0.0, False, both_ways, batch_first)
 
@@ -54,7 +56,7 @@ def _gru_like(
     return _output_like(x, h, both_ways), torch.empty_like(h)
 
 
-for _name, _run, _shapes in (("lstm", _lstm, _lstm_like), ("gru", _gru, _gru_like)):
+for _name, _run, _shapes in (("lstm", lstm, _lstm_like), ("gru", gru, _gru_like)):
     _LIBRARY.impl(_name, _run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fxquant::{_name}", _shapes, lib=_LIBRARY)
 

@@ -36,6 +36,11 @@ SHARED_METHODS = frozenset(
     {"clamp", "contiguous", "detach", "flatten", "mean", "permute", "relu", "repeat", "repeat_interleave"}
     | {"reshape", "squeeze", "transpose", "unsqueeze", "view"}
 )
+MOVING_MODULES = frozenset({"Flatten", "Identity", "MaxPool1d", "MaxPool2d", "PixelShuffle"})  # codes stay the same
+MOVING_FUNCTIONS = frozenset(
+    {"flatten", "max_pool1d", "max_pool2d", "permute", "pixel_shuffle", "reshape", "squeeze", "transpose", "unsqueeze"}
+)
+MOVING_METHODS = frozenset({"contiguous", "flatten", "permute", "reshape", "squeeze", "transpose", "unsqueeze", "view"})
 OWN_MODULES = frozenset(
     {"GroupNorm", "Hardswish", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "LayerNorm", "LeakyReLU"}
     | {"Sigmoid", "Softmax"}
@@ -64,6 +69,18 @@ def is_shared(node: NodeRecord) -> bool:
             name = operation(node)
             is_aten = node.target.startswith("torch._ops.aten.")
             return name in SHARED_FUNCTIONS or (is_aten and name in SHARED_METHODS)
+    return False
+
+
+def is_moving(node: NodeRecord) -> bool:
+    """Is each value of its result one of the values that it reads?"""
+    match node.op:
+        case "call_module":
+            return node.kind in MOVING_MODULES
+        case "call_method":
+            return node.kind in MOVING_METHODS
+        case "call_function":
+            return operation(node) in MOVING_FUNCTIONS
     return False
 
 

@@ -12,6 +12,7 @@ from fxquant.graphs.kernels import (
     LOOK_UPS,
     RECURRENT,
     RELUS,
+    is_moving,
     is_of_two,
     is_own,
     is_shared,
@@ -53,7 +54,9 @@ class ReferenceGraph:
         if not self._is_reference:
             return frozenset()
         static = (name for node in self.snapshot if is_quantize(node) for name in self._static(node))
-        found = frozenset(static) | {node.name for node in self.snapshot if self._is_whole(node)}
+        found = frozenset(static) | {
+            node.name for node in self.snapshot if self._is_whole(node) or self._is_moved(node)
+        }
         return frozenset(name for name in found if not self.snapshot[name].attribute("placed"))
 
     @cached_property
@@ -91,8 +94,27 @@ class ReferenceGraph:
         )
 
     def _is_coded(self, node: NodeRecord) -> bool:
-        """Is this value the dequantize of a static activation?"""
+        """Is this value the dequantize of a static activation, or what an op has moved of one?"""
+        return self._is_decoded(node) or self._is_moved(node)
+
+    def _is_decoded(self, node: NodeRecord) -> bool:
         return is_dequantize(node) and node.name not in self.widened and not self._is_dynamic(node)
+
+    def _is_moved(self, node: NodeRecord) -> bool:
+        """Does it move values that are on one grid of codes? Then it moves the codes."""
+        return not self._is_decoded(node) and self._grid(node) is not None
+
+    def _grid(self, node: NodeRecord) -> tuple[str, ...] | None:
+        """Scale and zero point of the codes that this value stands for; None where it stands for none."""
+        if self._is_decoded(node):
+            return _qparams(node)
+        inputs = self._inputs(node)
+        if node.attribute("placed") or not inputs:
+            return None
+        if is_moving(node) and len(inputs) == 1:
+            return self._grid(inputs[0])
+        grids = {self._grid(source) for source in inputs} if operation(node) == "cat" else set()
+        return grids.pop() if len(grids) == 1 else None
 
     def _is_whole(self, node: NodeRecord) -> bool:
         """Ops whose kernel takes floats and gives floats: dynamic layers, look-ups in coded tables."""
@@ -141,7 +163,7 @@ class ReferenceGraph:
             return False
         if node.op == "call_module" and node.kind in FIXED_MODULES:
             return _is_close(quantize, *FIXED_MODULES[node.kind])
-        return is_own(node) or (is_shared(node) and _qparams(quantize) == _qparams(inputs[0]))
+        return is_own(node) or (is_shared(node) and _qparams(quantize) == self._grid(inputs[0]))
 
 
 def _qparams(node: NodeRecord) -> tuple[str, ...]:

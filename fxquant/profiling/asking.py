@@ -11,6 +11,7 @@ from fxquant.recipe import Activation, Weight
 _DTYPES = {"qint8": "int8", "quint8": "uint8"}
 _WORDS = {
     "HistogramObserver": "histogram",
+    "MSEObserver": "mse",
     "MinMaxObserver": "minmax",
     "PerChannelMinMaxObserver": "minmax",
     "MovingAverageMinMaxObserver": "moving-average",

@@ -271,6 +271,8 @@ def seen_range(observer: Any) -> tuple[Tensor, Tensor] | None:
     low, high = getattr(inner, "min_val", None), getattr(inner, "max_val", None)
     if not isinstance(low, Tensor) or not isinstance(high, Tensor) or low.numel() == 0 or bool((low > high).any()):
         return None
+    if hasattr(inner, "searched"):
+        return tuple(torch.tensor(end) for end in inner.searched())  # type: ignore[return-value]
     if not hasattr(inner, "histogram"):
         return low, high
     scale, zero_point = inner.calculate_qparams()  # a histogram cuts outliers off

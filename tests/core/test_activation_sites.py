@@ -262,7 +262,10 @@ BAD = {
     "text bits": ('num_bits = "4"', "num_bits is '4', expected a whole number from 2 to 8"),
     "list": ("site = []\nnum_bits = 4", "site is [], expected output or input"),
     "dtype": ('dtype = "float16"', "dtype is 'float16', expected uint8 or int8"),
-    "observer": ('observer = "minimax"', "observer is 'minimax', expected histogram or minmax or moving-average"),
+    "observer": (
+        'observer = "minimax"',
+        "observer is 'minimax', expected histogram or minmax or moving-average or mse",
+    ),
 }
 
 

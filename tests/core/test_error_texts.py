@@ -18,10 +18,11 @@ from torch.nn import functional as F
 
 import fxquant
 from fxquant import targets, torch_ao
-from fxquant.errors import FxQuantError
+from fxquant.errors import BackendError, FxQuantError
 from fxquant.graphs.patching import Patch
 from fxquant.passes import _packing
 from fxquant.pipeline import Pass
+from support.engines import Interpreted, choosy, failing, faithful, install
 
 with torch_ao.quiet():
     from torch.ao.quantization import MinMaxObserver, QConfig, QConfigMapping, default_weight_observer
@@ -123,6 +124,48 @@ def _without_qnnpack(patch):
     fxquant.compile(Net().eval(), "int8", target="qnnpack")
 
 
+def _on_openvino(build):
+    def scenario(patch):
+        install(patch, build)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = Net().eval()
+        return fxquant.compile(model, "int8", calibration_data=GOOD, target="openvino", strict=True)
+
+    return scenario
+
+
+def _falling(name):
+    """The notice as an error, so that its text is held like theirs."""
+
+    def scenario(patch):
+        if name == "FXQ511":
+            install(patch, faithful(), why="it needs openvino 2025.0 or newer, and 2024.6.0 is installed")
+        else:
+            install(patch, failing(RuntimeError("no kernel")))
+        model = fxquant.compile(Net().eval(), "int8", calibration_data=GOOD, target="openvino")
+        row = next(row for row in model.ledger.notices if row.code == name)
+        raise BackendError(
+            row.code, row.reason.replace(model.engine, "ENGINE"), hint=row.hint.replace(model.engine, "ENGINE")
+        )
+
+    return scenario
+
+
+class _Fixed(Interpreted):
+    """Takes the batch that it was made for."""
+
+    def forward(self, *leaves):
+        if len(leaves[0]) != 8:
+            raise RuntimeError("shape [3, 4] is not the compiled one")
+        return super().forward(*leaves)
+
+
+def _without_onnxruntime(patch):
+    install(patch, faithful(), why="onnxruntime is not installed", name="onnxruntime")
+    fxquant.compile(Net().eval(), "int8", target="onnxruntime", strict=True)
+
+
 SCENARIOS = {
     "FXQ115": lambda patch: fxquant.snapshot({"a": 1}),
     "FXQ115-stage": lambda patch: fxquant.snapshot(Net().eval(), stage="converted"),
@@ -154,6 +197,14 @@ SCENARIOS = {
     "FXQ503-move": lambda patch: compiled().half(),
     "FXQ504": _refused,
     "FXQ505": _wrong,
+    "FXQ502-extra": _without_onnxruntime,
+    "FXQ504-torch": _on_openvino(choosy(F.linear)),
+    "FXQ511": _falling("FXQ511"),
+    "FXQ512": _on_openvino(failing(RuntimeError("no kernel for this"))),
+    "FXQ512-notice": _falling("FXQ512"),
+    "FXQ514": _on_openvino(faithful(spoil=lambda value: value * 2)),
+    "FXQ515": lambda patch: _on_openvino(lambda graph, leaves, threads: _Fixed("openvino", graph))(patch)(GOOD[:3]),
+    "FXQ401-target": lambda patch: compiled(passes=fxquant.default_pipeline(target="openvino")),
     "FXQ610": lambda patch: compiled().__reduce_ex__(4),
     "FXQ621": lambda patch: Patch.from_json("[]"),
     "FXQ621-graph": lambda patch: fxquant.diff(Net().eval(), Net().eval()).patch.apply(fxquant.GraphSnapshot(())),
@@ -167,6 +218,7 @@ def test_the_text_is_the_golden_one(name, monkeypatch):
         SCENARIOS[name](monkeypatch)
     assert caught.value.code == name.split("-")[0]
     text = re.sub(r"at \S*test_error_texts\.py:\d+", "at test_error_texts.py:LINE", str(caught.value)) + "\n"
+    text = re.sub(r"-?\d+\.\d( dB|$|(?=\n))", r"N\1", text)  # which quantization costs depends on the CPU's range
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("FXQUANT_REGENERATE"):
         path.write_text(text, encoding="utf-8")

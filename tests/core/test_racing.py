@@ -36,13 +36,13 @@ class Quick(Interpreted):
 
     def __init__(self, name: str, graph: fx.GraphModule) -> None:
         super().__init__(name, graph)
-        self._known: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+        self._last: tuple[Tensor, ...] | None = None
+        self._known: tuple[Tensor, ...] = ()
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
-        key = leaves[0].data_ptr(), leaves[0]._version
-        if key not in self._known:
-            self._known[key] = super().forward(*leaves)
-        return self._known[key]
+        if self._last is None or self._last[0] is not leaves[0]:
+            self._last, self._known = leaves, super().forward(*leaves)
+        return self._known
 
 
 def engine_of(kind: type[Interpreted], name: str):
@@ -52,7 +52,7 @@ def engine_of(kind: type[Interpreted], name: str):
     return build
 
 
-def net(depth: int = 6) -> nn.Module:
+def net(depth: int = 3) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(*[layer for _ in range(depth) for layer in (nn.Linear(16, 16), nn.ReLU())]).eval()
 
@@ -118,7 +118,9 @@ def test_one_that_does_not_run_it_right_is_out_and_no_error(monkeypatch, build, 
 
 def test_one_that_takes_it_in_pieces_may_win(monkeypatch):
     install(monkeypatch, choosy(F.relu))
-    assert "openvino" in told(raced()) and raced().target in ("openvino", NATIVE)
+    model = raced()
+    assert f"{NATIVE} is kept" in told(model) or "openvino is kept" in told(model)
+    assert "openvino is out" not in told(model)
 
 
 def test_with_strict_a_candidate_that_is_out_is_no_error_either(monkeypatch):
@@ -170,12 +172,15 @@ def test_inductor_takes_part_when_it_is_named_and_others_then_do_not(monkeypatch
 def test_the_environment_restricts_who_takes_part(monkeypatch):
     install(monkeypatch, engine_of(Quick, "openvino"))
     monkeypatch.setenv(VARIABLE, "native")
-    assert raced().target == NATIVE and not [n for n in raced().ledger.notices if n.code == "FXQ513"]
+    model = raced()
+    assert model.target == NATIVE and not [n for n in model.ledger.notices if n.code == "FXQ513"]
     monkeypatch.setenv(VARIABLE, "native, openvino")
-    assert raced().target == "openvino" and "onnxruntime" not in told(raced())
+    model = raced()
+    assert model.target == "openvino" and "onnxruntime" not in told(model)
     monkeypatch.setenv(VARIABLE, "openvino")
     install(monkeypatch, engine_of(Slow, "openvino"))
-    assert raced().target == "openvino" and NATIVE not in told(raced())
+    model = raced()
+    assert model.target == "openvino" and NATIVE not in told(model)
 
 
 def test_where_all_that_may_are_out_the_native_engine_runs_it(monkeypatch):

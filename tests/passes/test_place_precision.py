@@ -45,8 +45,9 @@ from support.models.case import Case
 from support.small import SMALL
 
 MICRO = 1e-6
-PLACING = fxquant.default_pipeline().before("lower-native", PlacePrecision())
-LOWERLESS = fxquant.default_pipeline().without("lower-native")
+UNPLACED = fxquant.default_pipeline().without("place-precision")
+PLACING = UNPLACED.before("lower-native", PlacePrecision(enabled=True))
+LOWERLESS = UNPLACED.without("lower-native")
 TARGET = "onednn" if "onednn" in ENGINES else ENGINES[0]
 
 
@@ -154,7 +155,7 @@ def test_with_nothing_on_codes_it_is_the_graph_without_rounding(name):
     made = placed(program, ())
     quantizes = [node for node in made.graph.nodes if node.target is fxquant.qdq.quantize_per_tensor]
     left = {node.name for node in quantizes}
-    assert left.isdisjoint(value.quantize.name for value in found_of(program).values)
+    assert left.isdisjoint(value.source.name for value in found_of(program).values)
     case = SMALL[name] if name else NET
     with torch.no_grad():
         exact, before = case.make()(*case.inputs()), program.graph_module(*case.inputs())[0]

@@ -22,7 +22,7 @@ from fxquant.tools.bench.peers.__main__ import main
 from fxquant.tools.bench.peers.held import checks
 from fxquant.tools.bench.peers.job import Job
 from fxquant.tools.bench.peers.measured import ModelResult, Result, SideResult
-from fxquant.tools.bench.peers.profiling import Op, by_kernel, by_layer
+from fxquant.tools.bench.peers.profiling import Op, by_kernel, pairs
 from fxquant.tools.bench.peers.sides import SIDES, Side
 from fxquant.tools.bench.peers.told import as_markdown
 from fxquant.tools.bench.peers.turns import SideFailed, Worker, in_turns
@@ -101,11 +101,12 @@ def test_a_result_survives_json_infinite_sqnr_and_all():
     assert Result.of_dict(json.loads(text)) == run
 
 
-def test_layers_of_both_graphs_have_one_name():
-    own = Op("[layers_0_0_conv1]conv2d/Convolution", "Convolution", "brgconv", 10.0)
-    their = Op("__module.layers.0.0.conv1/aten::_convolution/Convolution", "Convolution", "brgconv", 8.0)
-    assert by_layer([own]).keys() == by_layer([their]).keys() == {"layers_0_0_conv1"}
-    assert by_kernel([own, their]) == {"Convolution brgconv": (2, 18.0)}
+def test_layers_of_both_graphs_are_paired_in_their_order_or_not_at_all():
+    conv, add = Op("[conv2d_3]", "Convolution", "brgconv", 10.0), Op("add", "Eltwise", "jit", 1.0)
+    their = Op("aten::_convolution", "GroupConvolution", "brgconv", 8.0)
+    assert pairs([add, conv], [their]) == [(conv, their)]
+    assert pairs([conv], [their, their]) == []
+    assert by_kernel([conv, conv, add]) == {"Convolution brgconv": (2, 20.0), "Eltwise jit": (1, 1.0)}
 
 
 # Options -------------------------------------------------------------------------------------------------------------

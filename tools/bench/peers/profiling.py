@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,12 +23,9 @@ class Op:
     microseconds: float
 
     @property
-    def layer(self) -> str:
-        """The layer's name as both graphs have it: 'layers_0_0_conv1'."""
-        ours = re.match(r"\[(\w+)\]", self.name)
-        theirs = re.match(r"__module\.([\w.]+)/", self.name)
-        found = ours[1] if ours else theirs[1].replace(".", "_") if theirs else ""
-        return found.removesuffix("_")
+    def is_layer(self) -> bool:
+        """Does it have weights, so that the other graph has it too?"""
+        return "Convolution" in self.kind or self.kind.startswith(("FullyConnected", "RNN", "LSTM", "GRU"))
 
 
 def profiled(model: Any, job: Job) -> list[Op]:
@@ -75,12 +71,10 @@ def by_kernel(ops: Iterable[Op]) -> dict[str, tuple[int, float]]:
     return found
 
 
-def by_layer(ops: Iterable[Op]) -> dict[str, float]:
-    """Layer → microseconds of all of its ops."""
-    found: dict[str, float] = defaultdict(float)
-    for op in ops:
-        found[op.layer or op.kind] += op.microseconds
-    return dict(found)
+def pairs(own: Iterable[Op], theirs: Iterable[Op]) -> list[tuple[Op, Op]]:
+    """The layers of both graphs, which both run in the model's order; none where one graph has more of them."""
+    left, right = ([op for op in ops if op.is_layer] for ops in (own, theirs))
+    return list(zip(left, right, strict=True)) if len(left) == len(right) else []
 
 
 def show(name: str, own: list[Op], theirs: list[Op], peer: str) -> None:
@@ -89,22 +83,26 @@ def show(name: str, own: list[Op], theirs: list[Op], peer: str) -> None:
 
     from fxquant.tools.terminal import console
 
-    kernels, other = by_kernel(own), by_kernel(theirs)
+    kernels, others_kernels = by_kernel(own), by_kernel(theirs)
     table = Table(title=f"{name}: microseconds by kernel, fxquant {_total(own)}, {peer} {_total(theirs)}")
     for heading in ("kernel", "fxquant", peer, "difference"):
         table.add_column(heading, overflow="fold", justify="left" if heading == "kernel" else "right")
-    for key in sorted({**kernels, **other}, key=lambda key: -abs(_at(kernels, key)[1] - _at(other, key)[1])):
-        (count, total), (others, spent) = _at(kernels, key), _at(other, key)
+    for key in sorted(
+        {**kernels, **others_kernels}, key=lambda key: -abs(_at(kernels, key)[1] - _at(others_kernels, key)[1])
+    ):
+        (count, total), (others, spent) = _at(kernels, key), _at(others_kernels, key)
         table.add_row(key, f"{total:.0f} ({count})", f"{spent:.0f} ({others})", f"{total - spent:+.0f}")
     console().print(table)
-    layers, apart = by_layer(own), by_layer(theirs)
-    table = Table(title=f"{name}: the layers that differ most")
-    for heading in ("layer", "fxquant", peer, "difference"):
-        table.add_column(heading, overflow="fold", justify="left" if heading == "layer" else "right")
-    names = sorted({**layers, **apart}, key=lambda key: -abs(layers.get(key, 0.0) - apart.get(key, 0.0)))
-    for key in names[:20]:
-        left, right = layers.get(key, 0.0), apart.get(key, 0.0)
-        table.add_row(key, f"{left:.0f}", f"{right:.0f}", f"{left - right:+.0f}")
+    both = pairs(own, theirs)
+    if not both:
+        return
+    table = Table(title=f"{name}: the layers that differ most, of {len(both)}")
+    for heading in ("layer", "fxquant", "its kernel", peer, "its kernel", "difference"):
+        table.add_column(heading, overflow="fold")
+    for ours, other in sorted(both, key=lambda pair: -abs(pair[0].microseconds - pair[1].microseconds))[:20]:
+        apart = ours.microseconds - other.microseconds
+        times = (f"{ours.microseconds:.0f}", f"{other.microseconds:.0f}")
+        table.add_row(ours.name, times[0], ours.kernel, times[1], other.kernel, f"{apart:+.0f}")
     console().print(table)
 
 

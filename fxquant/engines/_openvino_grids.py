@@ -1,0 +1,118 @@
+"""Grids of codes as OpenVINO's int8 kernels want them.
+
+    value = (code - zero_point) · scale        signed ranges: zero_point = 0, scale = max(-low, high) / 127, int8
+                                               others: all 256 codes of uint8 over the same ends
+
+Kernels for codes take 255 or 256 levels; a range of fewer (7 bits, against sums that saturate elsewhere) is cut finer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fxquant import qdq
+from fxquant.engines._openvino_moves import moved
+from fxquant.origin import carry
+
+_FOLDED = "fxq_folded"  # meta key of a quantize, written by canonicalize-qdq: the ends of a clamp that it computes too
+_SEVEN_BITS = 127  # fewer codes than that were asked for, to be simulated
+_NOT_NEGATIVE = (F.relu, torch.relu, F.relu6, torch.sigmoid, F.sigmoid, torch.softmax, F.softmax, F.hardsigmoid)
+_NOT_NEGATIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Softmax, nn.Hardsigmoid)
+
+
+class Grid(NamedTuple):
+    """The values that a quantize can give."""
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+    dtype: torch.dtype
+
+    @property
+    def limits(self) -> tuple[float, int, int, int, torch.dtype]:
+        """The arguments of quantize after its input."""
+        return tuple(self)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest value."""
+        return (self.low - self.zero_point) * self.scale, (self.high - self.zero_point) * self.scale
+
+    @property
+    def for_kernels(self) -> Grid:
+        """The grid that an int8 kernel reads in its place; itself where it simulates fewer bits."""
+        if self.high - self.low < _SEVEN_BITS:
+            return self
+        low, high = self.ends
+        if self.zero_point == self.low:
+            return self if self.high - self.low == 255 else Grid(high / 255, 0, 0, 255, torch.uint8)
+        return Grid(max(-low, high) / 127, 0, -128, 127, torch.int8)
+
+    def without_clamp(self, value: fx.Node) -> tuple[fx.Node, Grid]:
+        """(what the clamp `value` reads, a grid that clamps as it does); (value, self) where there is none."""
+        ends = _clamped_to(value)
+        if ends is None or len(value.users) != 1:
+            return value, self
+        (low, high), (own_low, own_high) = ends, self.ends
+        slack = self.scale / 2
+        if low <= own_low + slack and own_high - slack <= high:
+            return value.args[0], self  # type: ignore[return-value]
+        if low == own_low == 0.0:
+            return value.args[0], self._replace(scale=high / (self.high - self.low))  # type: ignore[return-value]
+        return value, self
+
+
+def _clamped_to(node: fx.Node) -> tuple[float, float] | None:
+    """The ends of a ReLU6 or hardtanh; None for other nodes."""
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return None
+    if node.op == "call_module":
+        module = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
+        return (module.min_val, module.max_val) if isinstance(module, nn.Hardtanh) else None
+    if node.target is F.relu6:
+        return 0.0, 6.0
+    if node.target is F.hardtanh:
+        given = {"min_val": -1.0, "max_val": 1.0} | dict(zip(("min_val", "max_val"), node.args[1:3], strict=False))
+        given |= {name: end for name, end in node.kwargs.items() if name in given}
+        return float(given["min_val"]), float(given["max_val"])  # type: ignore[arg-type]
+    return None
+
+
+def grid_of(node: Any) -> Grid | None:
+    """The grid of a quantize of a static activation; None for any other node."""
+    if not isinstance(node, fx.Node) or node.target is not qdq.quantize_per_tensor:
+        return None
+    _, *limits = node.args
+    return None if any(isinstance(limit, fx.Node) for limit in limits) else Grid(*limits)  # type: ignore[arg-type]
+
+
+def put_back(graph: fx.Graph, quantize: Any) -> fx.Node:
+    """The float value that a quantize reads, clamped as the quantize clamped in the place of an activation.
+
+    A quantize that was read from a file does not say so: one whose codes begin at zero may stand for a ReLU.
+    """
+    value, grid = quantize.args[0], grid_of(quantize)
+    assert grid is not None
+    low, high = quantize.meta.get(_FOLDED, (0.0, grid.ends[1]) if grid.zero_point == grid.low else (None, None))
+    if low is None or (_FOLDED not in quantize.meta and _is_not_negative(value)):
+        return value  # type: ignore[no-any-return]
+    with graph.inserting_before(quantize):
+        if low == 0.0 and math.isinf(high):
+            return carry(graph.call_function(F.relu, (value,)), *quantize.users)
+        return carry(graph.call_function(F.hardtanh, (value, low, high)), *quantize.users)
+
+
+def _is_not_negative(value: Any) -> bool:
+    source = moved(value)
+    if source is not None:
+        return _is_not_negative(source)
+    if value.op == "call_module":
+        module = value.graph.owning_module.get_submodule(str(value.target))  # type: ignore[union-attr]
+        return isinstance(module, _NOT_NEGATIVE_MODULES)
+    return value.target in _NOT_NEGATIVE

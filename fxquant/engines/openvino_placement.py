@@ -1,0 +1,156 @@
+"""Where OpenVINO wants its quantize → dequantize pairs: on what its int8 kernels read, and nowhere else.
+
+    conv → q → dq → relu6 → q → dq → maxpool → q → dq → conv        ⇒        conv → q → dq → maxpool → conv
+    conv → q → dq → add(·, skip) → relu → q → dq → conv             ⇒        conv → add(·, codes) → relu → q → dq → conv
+
+Rules, from per-op profiles of OpenVINO 2026.4 on a CPU with VNNI and AMX; each pair that goes is one rounding less:
+
+1. Layers with int8 weights read codes; other ops compute in the CPU's float type. Add, attention, softmax and norms on
+   codes cost a quantize each, and win nothing: they wait for memory, or are fused into the layer before them.
+2. A pair stands before ops that only move values, max pooling and concatenation, which then move bytes:
+   q(move(x)) = move(q(x)), and max(q(x)) = q(max(x)) since q is monotonic.
+3. The float output of a convolution that is summed stays float: conv + sum + relu + quantize is one kernel. The other
+   summand is read as codes where a layer reads these anyway.
+4. Signed ranges are symmetric int8: kernels add a correction for a zero point. Zero stays exactly zero.
+5. A clamp ends where its range ends: quantize is that clamp.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from fxquant import qdq
+from fxquant.engines._openvino_grids import Grid, grid_of, put_back
+from fxquant.engines._openvino_moves import moved
+from fxquant.graphmodule import copied, drop_unused_modules
+from fxquant.origin import adopt
+
+LAYERS = (
+    F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
+)  # fmt: skip
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_ADDS = (operator.add, operator.iadd, torch.add)
+_JOINS = (torch.cat, torch.concat, torch.concatenate)
+
+
+def placed(canonical: fx.GraphModule) -> fx.GraphModule:
+    """A copy with its pairs where OpenVINO wants them; weights, dynamic ranges and the given graph stay as they are."""
+    made = copied(canonical)
+    placing = _Placing(made)
+    placing.place_before_layers()
+    placing.share_with_sums()
+    made.graph.eliminate_dead_code()
+    drop_unused_modules(made)
+    made.recompile()
+    return made
+
+
+class _Placing:
+    """One graph without its pairs, the grid that each value had, and the pairs that were made anew."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self.graph_module, self.graph = graph_module, graph_module.graph
+        self._readers = [node for node in self.graph.nodes if _is_layer(node) and self._reads_codes(node.args[0])]
+        self._grids: dict[fx.Node, Grid] = {}
+        self._made: dict[tuple[fx.Node, Grid], fx.Node] = {}
+        for quantize in [node for node in self.graph.nodes if grid_of(node) is not None]:
+            self._take_away(quantize)
+
+    def _reads_codes(self, value: Any) -> bool:
+        while moved(value) is not None:
+            value = moved(value)
+        if value.target in _JOINS:
+            return all(self._reads_codes(part) for part in _parts(value))
+        return _is_value(value)
+
+    def _take_away(self, quantize: Any) -> None:
+        grid, dequantizes = grid_of(quantize), list(quantize.users)
+        if grid is None or not all(map(_is_value, dequantizes)):
+            return  # somebody reads its codes as integers
+        source = put_back(self.graph, quantize)
+        self._grids.setdefault(source, grid)
+        for dequantize in dequantizes:
+            dequantize.replace_all_uses_with(source)
+            self.graph.erase_node(dequantize)
+        self.graph.erase_node(quantize)
+
+    def place_before_layers(self) -> None:
+        """Rules 1 and 2."""
+        for layer in self._readers:
+            grid = self._grid_behind(layer.args[0])
+            if grid is not None:
+                layer.update_arg(0, self._on_codes(layer.args[0], grid))  # type: ignore[arg-type]
+
+    def share_with_sums(self) -> None:
+        """Rule 3: a sum with a convolution reads the other summand's codes, where there are some."""
+        for node in self.graph.nodes:
+            if node.target not in _ADDS or len(node.args) != 2:
+                continue
+            for index, other in ((0, 1), (1, 0)):
+                value, summed = node.args[index], node.args[other]
+                if isinstance(summed, fx.Node) and summed.target in _CONVOLUTIONS and len(summed.users) == 1:
+                    shared = self._shared(value)
+                    if shared is not None:
+                        node.update_arg(index, shared)
+                        break
+
+    def _shared(self, value: Any) -> fx.Node | None:
+        grid = self._grids.get(value)
+        return None if grid is None else self._made.get((value, grid.for_kernels))
+
+    def _grid_behind(self, value: Any) -> Grid | None:
+        """The grid that a value had, or the one of what it was moved from."""
+        while value not in self._grids:
+            if value.target in _JOINS and _parts(value):
+                value = _parts(value)[0]
+            elif moved(value) is not None:
+                value = moved(value)
+            else:
+                return None
+        return self._grids[value]
+
+    def _on_codes(self, value: Any, grid: Grid) -> fx.Node:
+        """The value on this grid: its pair stands before whatever only moves it."""
+        source = moved(value)
+        if _is_value(value):
+            found: fx.Node = value
+            return found
+        if source is not None:
+            value.update_arg(0, self._on_codes(source, self._grids.get(source, grid)))
+        elif value.target in _JOINS and self._can_be_joined(value):
+            value.update_arg(0, [self._on_codes(part, grid) for part in _parts(value)])
+        else:
+            return self._pair(value, grid.for_kernels)
+        return value  # type: ignore[no-any-return]
+
+    def _can_be_joined(self, value: fx.Node) -> bool:
+        return bool(_parts(value)) and all(isinstance(part, fx.Node) for part in _parts(value))
+
+    def _pair(self, value: fx.Node, grid: Grid) -> fx.Node:
+        key = value, grid
+        if key not in self._made:
+            source, grid = grid.without_clamp(value)
+            with self.graph.inserting_after(value):
+                codes = adopt(self.graph.call_function(qdq.quantize_per_tensor, (source, *grid.limits)), value)
+            with self.graph.inserting_after(codes):
+                made = self.graph.call_function(qdq.dequantize_per_tensor, (codes, grid.scale, grid.zero_point))
+            self._made[key] = adopt(made, value)
+        return self._made[key]
+
+
+def _is_layer(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in LAYERS and bool(node.args)
+
+
+def _is_value(node: Any) -> bool:
+    """The dequantize of static codes."""
+    return isinstance(node, fx.Node) and node.target is qdq.dequantize_per_tensor and grid_of(node.args[0]) is not None
+
+
+def _parts(join: Any) -> Any:
+    return join.args[0] if join.args and isinstance(join.args[0], (list, tuple)) else ()
