@@ -12,7 +12,7 @@ from fxquant.registry import make
 from fxquant.targets import AUTO, NATIVE_PASS, TARGETS, check_name
 
 PLACING = "place-precision"
-BEFORE_LOWERING = ("canonicalize-qdq", PLACING)  # passes on the converted graph, the same for every target
+BEFORE_LOWERING = ("canonicalize-qdq", PLACING, "fuse-projections")  # on the converted graph, whatever the target
 LOWERING_PASSES = tuple(dict.fromkeys(target.lowering for target in TARGETS.values()))
 
 

@@ -42,7 +42,7 @@ def settle(
     floats = next((kind for engine in engines if (kind := getattr(engine, "float_type", ""))), FLOAT)
     said: dict[tuple[str, str], tuple[fx.Node, str]] = {}
     for node in program.graph.nodes:
-        if not origins(node) or node.op in ("placeholder", "get_attr", "output"):
+        if not origins(node) or node.op in ("placeholder", "get_attr", "output") or _is_slice(node):
             continue
         kind = FLOAT if node in in_torch or is_plain(node) else told.get(node.name) or _by_graph(node, program, floats)
         place = site_of(node), part_of(node)
@@ -53,6 +53,11 @@ def settle(
             continue  # its row has the times that it was placed by
         _settle(node, kind, program, target, in_torch.get(node, ""), ledger, is_strict=is_strict)
     _settle_gone(program, ledger)
+
+
+def _is_slice(node: fx.Node) -> bool:
+    """A layer's part of the result of one that computes several: that one has the row."""
+    return node.target == "narrow" and set(origins(node)) < set(origins(node.args[0]))  # type: ignore[arg-type]
 
 
 def _rows(engine: EngineModule) -> Mapping[str, str]:

@@ -30,6 +30,7 @@ from fxquant.passes._weights import INT8_WEIGHTS, held_as
 from fxquant.pipeline import Pass
 from fxquant.placed import placed_as
 from fxquant.plan import HELD_MODES, Mode
+from fxquant.priming import pack_anew
 from fxquant.program import Finding, Program, Stage
 from fxquant.torch_ao import engine, quiet
 from fxquant.values import known_value, note_value
@@ -63,6 +64,8 @@ class LowerNative(Pass):
             if fresh:
                 found, refused = (*found, *fresh), refused | _told(fresh)
                 lowered = NativeGraph(program.graph_module, program.target, refused).build()
+            elif self.check:
+                pack_anew(lowered.graph_module, program.target)
         self._settle(program, lowered, found, ledger)
         _note_values(lowered)
         return replace(

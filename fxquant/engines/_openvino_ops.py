@@ -8,16 +8,41 @@ OpenVINO's own passes fold this form into FakeQuantize (activations) or keep it 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import openvino.opset13 as ops
 from openvino.frontend.pytorch import ConversionExtension
+from torch import fx
+
+Convert = Callable[[Any], list[Any]]
+_NAMED = ("FakeQuantize", "Convert", "Multiply", "MatMul", "Squeeze", "LSTMSequence", "GRUSequence")
 
 
-def extensions() -> list[ConversionExtension]:
-    """One conversion for each op of ours, and for ops of torch that the front end would take apart."""
-    return [ConversionExtension(name, convert) for name, convert in _CONVERSIONS.items()]
+def extensions(graph_module: fx.GraphModule) -> list[ConversionExtension]:
+    """One conversion for each op of ours, and for ops of torch that the front end would take apart.
+
+    The front end goes through the graph in order, so the nth call of a conversion is for the nth node of its op.
+    """
+    nodes = [node for node in graph_module.graph.nodes if node.op == "call_function"]
+    named = {op: iter([node.name for node in nodes if str(node.target) == op]) for op in _CONVERSIONS}
+    return [ConversionExtension(op, _naming(convert, named[op])) for op, convert in _CONVERSIONS.items()]
+
+
+def _naming(convert: Convert, names: Iterator[str]) -> Convert:
+    """The conversion, giving what it makes the node's name as the front end does with its own."""
+
+    def named(context: Any) -> list[Any]:
+        made, name = convert(context), next(names, "")
+        for output in made:
+            node = output.get_node()
+            for one in (node, *(source.get_node() for source in node.input_values())):
+                if one.get_type_name() in _NAMED and "/" not in one.get_friendly_name():
+                    one.set_friendly_name(f"{name}/{one.get_friendly_name()}")
+        return made
+
+    return named
 
 
 def _quantize(context: Any) -> list[Any]:
@@ -25,18 +50,12 @@ def _quantize(context: Any) -> list[Any]:
     is_signed = low < 0
     bounds = [_float((limit - zero_point) * scale) for limit in (low, high)]
     levels = int(high - low) + 1
-    import os
-
-    if os.environ.get("FQ"):
-        return [ops.fake_quantize(context.get_input(0), *bounds, *bounds, levels).output(0)]
     codes = ops.fake_quantize(context.get_input(0), *bounds, _float(low), _float(high), levels)
     return [ops.convert(codes, "i8" if is_signed else "u8").output(0)]
 
 
 def _dequantize(context: Any) -> list[Any]:
     scale, zero_point = _number(context, 1), _number(context, 2)
-    if context.get_input(0).get_node().get_type_name() == "FakeQuantize":
-        return [context.get_input(0)]
     value = ops.convert(context.get_input(0), "f32")
     if zero_point:
         value = ops.subtract(value, _float(zero_point))
@@ -88,7 +107,19 @@ def _direction(is_backward: bool) -> str:
 
 
 def _matmul(context: Any) -> list[Any]:
-    return [ops.matmul(context.get_input(0), context.get_input(1), False, False).output(0)]
+    """A transpose of the right side's last two axes becomes part of the product, which reads it as it lies."""
+    left, right = context.get_input(0), context.get_input(1)
+    inner = _untransposed(right)
+    return [ops.matmul(left, right if inner is None else inner, False, inner is not None).output(0)]
+
+
+def _untransposed(output: Any) -> Any:
+    node = output.get_node()
+    if node.get_type_name() != "Transpose" or node.input_value(1).get_node().get_type_name() != "Constant":
+        return None
+    order = list(_values(node.input_value(1)))
+    swapped = [*range(len(order) - 2), len(order) - 1, len(order) - 2]
+    return node.input_value(0) if len(order) > 1 and order == swapped else None
 
 
 def _number(context: Any, index: int) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 _FLOAT_TYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 _PRECISIONS = {"I8": "int8", "U8": "int8", "BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_NO_KERNELS = ("Const", "Input", "Output", "Reshape", "Reorder", "Convert")  # they compute nothing
 
 
 class Session:
@@ -43,6 +44,11 @@ class Session:
         finally:
             self._idle.append(request)
 
+    def kernel_seconds(self, leaves: tuple[Tensor, ...]) -> dict[str, float]:
+        """Seconds of each kernel in one call, by its name; for a model compiled with PERF_COUNT."""
+        self(leaves)
+        return {part.node_name: part.real_time.total_seconds() for part in self._idle[-1].get_profiling_info()}
+
     def takes(self, shapes: tuple[tuple[int, ...], ...]) -> bool:
         """Are these shapes within what the graph leaves open?"""
         ports = zip(self.model.inputs, shapes, strict=True)
@@ -60,7 +66,7 @@ class Session:
         for op in self.model.get_runtime_model().get_ordered_ops():
             about = op.get_rt_info()
             precision = _PRECISIONS.get(about["runtimePrecision"].astype(str).upper())
-            if precision is None or op.get_type_name() in ("Constant", "Parameter"):
+            if precision is None or about["layerType"].astype(str) in _NO_KERNELS:
                 continue
             for name in canonical_names(about["originalLayersNames"].astype(str)):
                 found.setdefault(name, precision)

@@ -35,7 +35,9 @@ def to_model(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynami
     """OpenVINO's model of the graph, for the shapes of `leaves` or open ones. EngineRefusal where there is none."""
     graph_module = decomposed(canonical, leaves, is_dynamic=is_dynamic)
     try:
-        model = ov.convert_model(TorchFXPythonDecoder(graph_module, dynamic_shapes=True), extension=extensions())
+        model = ov.convert_model(
+            TorchFXPythonDecoder(graph_module, dynamic_shapes=True), extension=extensions(graph_module)
+        )
         if not is_dynamic:
             model.reshape({port: list(leaf.shape) for port, leaf in zip(model.inputs, leaves, strict=True)})
     except Exception as error:  # of any kind: the front end raises C++ exceptions under several names
