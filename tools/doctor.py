@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fxquant.errors import BackendError
+from fxquant.errors import BackendError, UnknownTargetError
 from fxquant.tools.terminal import console
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ def _engines() -> Iterator[Finding]:
             yield Finding("engine", target.name, "available", "ok", target.description)
         else:
             yield Finding("engine", target.name, "not in this torch", "note", target.description)
-    yield from _outside_torch()
     try:
         chosen = resolve(AUTO)
     except BackendError as error:
         yield Finding("engine", 'target="auto"', error.message, "fail", error.hint)
     else:
         yield Finding("engine", 'target="auto"', chosen.engine, "ok", chosen.reason)
+    yield from _outside_torch()
 
 
 def _outside_torch() -> Iterator[Finding]:
@@ -91,6 +91,23 @@ def _outside_torch() -> Iterator[Finding]:
         extra = f"; pip install 'fxquant[{target.extra}]'" if target.extra and not found.is_here else ""
         value = f"available ({found.why})" if found.is_here else found.why
         yield Finding("target", target.name, value, "ok" if found.is_here else "note", f"{target.description}{extra}")
+    yield _racing()
+
+
+def _racing() -> Finding:
+    """Who takes part in the race of target="auto"."""
+    from fxquant.racing import SECONDS, VARIABLE, race_for
+    from fxquant.targets import presence
+
+    try:
+        race = race_for(None, SECONDS)
+    except UnknownTargetError as error:
+        return Finding("target", 'race of "auto"', error.message, "fail", error.hint)
+    names = [] if race is None else [name for name in race.names if presence(name).is_here]
+    value = f"torch's own and {', '.join(names)}" if names else "none: torch's own engine runs it"
+    return Finding(
+        "target", 'race of "auto"', value, "ok", f"the fastest on the example inputs; {VARIABLE} restricts it"
+    )
 
 
 def _cpu() -> Iterator[Finding]:

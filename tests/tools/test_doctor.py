@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from fxquant import targets
+from fxquant.presence import Presence
 from fxquant.tools import doctor
 from fxquant.tools.cli import run
 from fxquant.tools.doctor import TORCH_RANGE, findings, is_healthy, torch_finding
+from support.engines import show
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -130,3 +132,23 @@ def test_extras_that_are_not_there_are_notes(monkeypatch):
     monkeypatch.setattr(doctor, "EXTRAS", ("numpy", "no-such-package"))
     assert told("numpy").verdict == "ok"
     assert told("no-such-package").verdict == "note"
+
+
+def test_targets_outside_torch_are_here_or_not_and_why_with_their_extra(monkeypatch):
+    here = {"openvino": Presence(True, "openvino 2026.4.1"), "onnxruntime": Presence(False, "onnx is not installed")}
+    show(monkeypatch, here)
+    assert (told("openvino").value, told("openvino").verdict) == ("available (openvino 2026.4.1)", "ok")
+    assert (told("onnxruntime").value, told("onnxruntime").verdict) == ("onnx is not installed", "note")
+    assert "pip install 'fxquant[onnxruntime]'" in told("onnxruntime").advice
+    assert told("inductor").verdict == "note" and "pip install" not in told("inductor").advice
+    assert is_healthy(findings())
+
+
+def test_it_says_who_races(monkeypatch):
+    show(monkeypatch, {"openvino": Presence(True, "openvino 2026.4.1")})
+    assert told('race of "auto"').value == "none: torch's own engine runs it"  # what tests run under
+    monkeypatch.delenv("FXQUANT_AUTO_TARGETS")
+    assert told('race of "auto"').value == "torch's own and openvino"
+    assert "FXQUANT_AUTO_TARGETS" in told('race of "auto"').advice
+    monkeypatch.setenv("FXQUANT_AUTO_TARGETS", "opnevino")
+    assert told('race of "auto"').verdict == "fail" and "openvino" in told('race of "auto"').advice
