@@ -65,19 +65,24 @@ def _held(graph_module: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
 
 def constant(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
     """The value of a node that hangs on stored tensors only; None for others."""
-    if not isinstance(node, fx.Node):
+    try:
+        value = _computed(graph_module, node)
+    except _Given:
         return None
-    if node.op == "get_attr":
-        found = fetched(graph_module, str(node.target))
-        return found.detach() if isinstance(found, Tensor) else None
-    if node.op != "call_function" or not all(_is_stored(source) for source in node.all_input_nodes):
-        return None
-    value = node.target(*fx.node.map_arg(node.args, lambda source: fetched(graph_module, str(source.target))))  # type: ignore[operator]
     return value.detach() if isinstance(value, Tensor) else None
 
 
-def _is_stored(node: fx.Node) -> bool:
-    return node.op == "get_attr"
+class _Given(Exception):
+    """It hangs on what a call brings."""
+
+
+def _computed(graph_module: fx.GraphModule, node: fx.Node) -> Any:
+    if node.op == "get_attr":
+        return fetched(graph_module, str(node.target))
+    if node.op != "call_function":
+        raise _Given
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _computed(graph_module, source))
+    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 _CELLS = (recurrent.lstm_cell, recurrent.gru_cell, recurrent.rnn_tanh_cell, recurrent.rnn_relu_cell)
