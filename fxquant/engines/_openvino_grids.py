@@ -19,7 +19,7 @@ from fxquant import qdq
 from fxquant.engines._openvino_moves import moved
 from fxquant.origin import carry
 
-_FOLDED = "fxq_folded"  # meta key of a quantize, written by canonicalize-qdq: the ends of a clamp that it computes too
+FOLDED = "fxq_folded"  # meta key of a quantize, written by canonicalize-qdq: the ends of a clamp that it computes too
 _SEVEN_BITS = 127  # fewer codes than that were asked for, to be simulated
 _NOT_NEGATIVE = (F.relu, torch.relu, F.relu6, torch.sigmoid, F.sigmoid, torch.softmax, F.softmax, F.hardsigmoid)
 _NOT_NEGATIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Softmax, nn.Hardsigmoid)
@@ -56,7 +56,7 @@ class Grid(NamedTuple):
 
     def without_clamp(self, value: fx.Node) -> tuple[fx.Node, Grid]:
         """(what the clamp `value` reads, a grid that clamps as it does); (value, self) where there is none."""
-        ends = _clamped_to(value)
+        ends = clamped_to(value)
         if ends is None or len(value.users) != 1:
             return value, self
         (low, high), (own_low, own_high) = ends, self.ends
@@ -68,7 +68,7 @@ class Grid(NamedTuple):
         return value, self
 
 
-def _clamped_to(node: fx.Node) -> tuple[float, float] | None:
+def clamped_to(node: fx.Node) -> tuple[float, float] | None:
     """The ends of a ReLU6 or hardtanh; None for other nodes."""
     if not node.args or not isinstance(node.args[0], fx.Node):
         return None
@@ -99,8 +99,8 @@ def put_back(graph: fx.Graph, quantize: Any) -> fx.Node:
     """
     value, grid = quantize.args[0], grid_of(quantize)
     assert grid is not None
-    low, high = quantize.meta.get(_FOLDED, (0.0, grid.ends[1]) if grid.zero_point == grid.low else (None, None))
-    if low is None or (_FOLDED not in quantize.meta and _is_not_negative(value)):
+    low, high = quantize.meta.get(FOLDED, (0.0, grid.ends[1]) if grid.zero_point == grid.low else (None, None))
+    if low is None or (FOLDED not in quantize.meta and _is_not_negative(value)):
         return value  # type: ignore[no-any-return]
     with graph.inserting_before(quantize):
         if low == 0.0 and math.isinf(high):
