@@ -124,7 +124,9 @@ def test_the_whole_in_float_wins_where_it_is_faster_than_the_cut(monkeypatch):
 
 def test_the_whole_in_float_is_not_built_where_it_is_far_from_the_cut(monkeypatch):
     def costs(op):
-        return Op(op.name, math.inf if math.isinf(op.int8) else 1e-3, 1e-6 if op.name == "linear" else 1e-2)
+        if math.isinf(op.int8) or op.name == "linear":
+            return Op(op.name, 1e-3 if op.name == "linear" else math.inf, 1e-6)
+        return Op(op.name, 1e-3, 1e-2)
 
     plant(monkeypatch, costs, {QUANTIZED: 2e-3, PLACED: 1e-3})
     made, ledger = run(converted())
