@@ -16,12 +16,16 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxquant import qdq
-from fxquant.engines._openvino_moves import moved
+from fxquant.engines._openvino_moves import JOINS, joined, moved
 from fxquant.origin import carry
 
-_FOLDED = "fxq_folded"  # meta key of a quantize, written by canonicalize-qdq: the ends of a clamp that it computes too
+Ends = tuple[float, float]
+FOLDED = "fxq_folded"  # meta key of a quantize, as canonicalize-qdq has it: the ends of a clamp that it computes too
 _SEVEN_BITS = 127  # fewer codes than that were asked for, to be simulated
-_NOT_NEGATIVE = (F.relu, torch.relu, F.relu6, torch.sigmoid, F.sigmoid, torch.softmax, F.softmax, F.hardsigmoid)
+_NOT_NEGATIVE = (
+    F.relu, torch.relu, "relu", "relu_", F.relu6, torch.sigmoid, F.sigmoid, "sigmoid", torch.softmax, F.softmax,
+    "softmax", F.hardsigmoid,
+)  # fmt: skip
 _NOT_NEGATIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Softmax, nn.Hardsigmoid)
 
 
@@ -47,25 +51,32 @@ class Grid(NamedTuple):
     @property
     def for_kernels(self) -> Grid:
         """The grid that an int8 kernel reads in its place; itself where it simulates fewer bits."""
-        if self.high - self.low < _SEVEN_BITS:
+        is_symmetric = (self.zero_point, self.low, self.high) == (0, -128, 127)
+        if is_symmetric or self.high - self.low < _SEVEN_BITS:
             return self
         low, high = self.ends
         if self.zero_point == self.low:
             return self if self.high - self.low == 255 else Grid(high / 255, 0, 0, 255, torch.uint8)
         return Grid(max(-low, high) / 127, 0, -128, 127, torch.int8)
 
-    def without_clamp(self, value: fx.Node) -> tuple[fx.Node, Grid]:
-        """(what the clamp `value` reads, a grid that clamps as it does); (value, self) where there is none."""
-        ends = _clamped_to(value)
-        if ends is None or len(value.users) != 1:
-            return value, self
-        (low, high), (own_low, own_high) = ends, self.ends
+    def without_clamps(self, value: fx.Node) -> tuple[fx.Node, Grid, Ends | None]:
+        """(what the clamps before this grid read, a grid that clamps as they do, the ends of what went)."""
+        grid, gone = self, None
+        while (ends := _clamped_to(value)) is not None and len(value.users) == 1:
+            narrowed = grid._narrowed(*ends)
+            if narrowed is None:
+                break
+            grid, gone = narrowed, ends if gone is None else (max(gone[0], ends[0]), min(gone[1], ends[1]))
+            value = value.args[0]  # type: ignore[assignment]
+        return value, grid, gone
+
+    def _narrowed(self, low: float, high: float) -> Grid | None:
+        """This grid within a clamp: as it is, or with its upper end moved where both begin at zero."""
+        own_low, own_high = self.ends
         slack = self.scale / 2
         if low <= own_low + slack and own_high - slack <= high:
-            return value.args[0], self  # type: ignore[return-value]
-        if low == own_low == 0.0:
-            return value.args[0], self._replace(scale=high / (self.high - self.low))  # type: ignore[return-value]
-        return value, self
+            return self
+        return self._replace(scale=high / (self.high - self.low)) if low == own_low == 0.0 else None
 
 
 def _clamped_to(node: fx.Node) -> tuple[float, float] | None:
@@ -88,7 +99,7 @@ def grid_of(node: Any) -> Grid | None:
     """The grid of a quantize of a static activation; None for any other node."""
     if not isinstance(node, fx.Node) or node.target is not qdq.quantize_per_tensor:
         return None
-    _, *limits = node.args
+    limits: Any = node.args[1:]
     return None if any(isinstance(limit, fx.Node) for limit in limits) else Grid(*limits)
 
 
@@ -99,8 +110,8 @@ def put_back(graph: fx.Graph, quantize: Any) -> fx.Node:
     """
     value, grid = quantize.args[0], grid_of(quantize)
     assert grid is not None
-    low, high = quantize.meta.get(_FOLDED, (0.0, grid.ends[1]) if grid.zero_point == grid.low else (None, None))
-    if low is None or (_FOLDED not in quantize.meta and _is_not_negative(value)):
+    low, high = quantize.meta.get(FOLDED, (0.0, grid.ends[1]) if grid.zero_point == grid.low else (None, None))
+    if low is None or (FOLDED not in quantize.meta and _is_not_negative(value)):
         return value  # type: ignore[no-any-return]
     with graph.inserting_before(quantize):
         if low == 0.0 and math.isinf(high):
@@ -109,10 +120,12 @@ def put_back(graph: fx.Graph, quantize: Any) -> fx.Node:
 
 
 def _is_not_negative(value: Any) -> bool:
-    source = moved(value)
-    if source is not None:
-        return _is_not_negative(source)
+    if value.target in JOINS:
+        return all(map(_is_not_negative, joined(value)))
+    source, clamped = moved(value), _clamped_to(value)
+    if source is not None or clamped is not None:
+        return clamped[0] >= 0 if clamped is not None else _is_not_negative(source)
     if value.op == "call_module":
-        module = value.graph.owning_module.get_submodule(str(value.target))  # type: ignore[union-attr]
+        module = value.graph.owning_module.get_submodule(str(value.target))
         return isinstance(module, _NOT_NEGATIVE_MODULES)
     return value.target in _NOT_NEGATIVE

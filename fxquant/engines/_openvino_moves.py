@@ -24,6 +24,12 @@ _TRANSPOSES = (
     torch.transpose, torch.permute, torch.swapaxes, torch.movedim,
     "transpose", "permute", "swapaxes", "movedim", "t",
 )  # fmt: skip
+JOINS = (torch.cat, torch.concat, torch.concatenate)
+
+
+def joined(node: Any) -> Any:
+    """The parts of a concatenation."""
+    return node.args[0] if node.args and isinstance(node.args[0], (list, tuple)) else ()
 
 
 def moved(node: Any) -> fx.Node | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 _FLOAT_TYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 _PRECISIONS = {"I8": "int8", "U8": "int8", "BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_NO_KERNELS = ("Const", "Input", "Output", "Reshape", "Reorder", "Convert")  # they compute nothing
 
 
 class Session:
@@ -65,7 +66,7 @@ class Session:
         for op in self.model.get_runtime_model().get_ordered_ops():
             about = op.get_rt_info()
             precision = _PRECISIONS.get(about["runtimePrecision"].astype(str).upper())
-            if precision is None or op.get_type_name() in ("Constant", "Parameter"):
+            if precision is None or about["layerType"].astype(str) in _NO_KERNELS:
                 continue
             for name in canonical_names(about["originalLayersNames"].astype(str)):
                 found.setdefault(name, precision)

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxquant import qdq
-from fxquant.engines._openvino_grids import Grid, grid_of, put_back
-from fxquant.engines._openvino_moves import moved, moves_codes_well
+from fxquant.engines._openvino_grids import FOLDED, Grid, grid_of, put_back
+from fxquant.engines._openvino_moves import JOINS, joined, moved, moves_codes_well
 from fxquant.graphmodule import copied, drop_unused_modules
 from fxquant.origin import adopt
 
@@ -35,7 +35,6 @@ LAYERS = (
 )  # fmt: skip
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _ADDS = (operator.add, operator.iadd, torch.add)
-_JOINS = (torch.cat, torch.concat, torch.concatenate)
 
 
 def placed(canonical: fx.GraphModule) -> fx.GraphModule:
@@ -64,8 +63,8 @@ class _Placing:
     def _reads_codes(self, value: Any) -> bool:
         while moved(value) is not None:
             value = moved(value)
-        if value.target in _JOINS:
-            return all(self._reads_codes(part) for part in _parts(value))
+        if value.target in JOINS:
+            return all(self._reads_codes(part) for part in joined(value))
         return _is_value(value)
 
     def _take_away(self, quantize: Any) -> None:
@@ -106,8 +105,8 @@ class _Placing:
     def _grid_behind(self, value: Any) -> Grid | None:
         """The grid that a value had, or the one of what it was moved from."""
         while value not in self._grids:
-            if value.target in _JOINS and _parts(value):
-                value = _parts(value)[0]
+            if value.target in JOINS and joined(value):
+                value = joined(value)[0]
             elif moved(value) is not None:
                 value = moved(value)
             else:
@@ -122,21 +121,23 @@ class _Placing:
             return found
         if source is not None:
             value.update_arg(0, self._on_codes(source, self._grids.get(source, grid)))
-        elif value.target in _JOINS and self._can_be_joined(value):
-            value.update_arg(0, [self._on_codes(part, grid) for part in _parts(value)])
+        elif value.target in JOINS and self._can_be_joined(value):
+            value.update_arg(0, [self._on_codes(part, grid) for part in joined(value)])
         else:
             return self._pair(value, grid.for_kernels)
         return value  # type: ignore[no-any-return]
 
     def _can_be_joined(self, value: fx.Node) -> bool:
-        return bool(_parts(value)) and all(isinstance(part, fx.Node) for part in _parts(value))
+        return bool(joined(value)) and all(isinstance(part, fx.Node) for part in joined(value))
 
     def _pair(self, value: fx.Node, grid: Grid) -> fx.Node:
         key = value, grid
         if key not in self._made:
-            source, grid = grid.without_clamp(value)
+            source, grid, clamped = grid.without_clamps(value)
             with self.graph.inserting_after(value):
                 codes = adopt(self.graph.call_function(qdq.quantize_per_tensor, (source, *grid.limits)), value)
+            if clamped is not None:
+                codes.meta[FOLDED] = clamped
             with self.graph.inserting_after(codes):
                 made = self.graph.call_function(qdq.dequantize_per_tensor, (codes, grid.scale, grid.zero_point))
             self._made[key] = adopt(made, value)
@@ -150,7 +151,3 @@ def _is_layer(node: fx.Node) -> bool:
 def _is_value(node: Any) -> bool:
     """The dequantize of static codes."""
     return isinstance(node, fx.Node) and node.target is qdq.dequantize_per_tensor and grid_of(node.args[0]) is not None
-
-
-def _parts(join: Any) -> Any:
-    return join.args[0] if join.args and isinstance(join.args[0], (list, tuple)) else ()
