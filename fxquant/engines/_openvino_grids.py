@@ -79,7 +79,7 @@ class Grid(NamedTuple):
         return self._replace(scale=high / (self.high - self.low)) if low == own_low == 0.0 else None
 
 
-def clamped_to(node: fx.Node) -> tuple[float, float] | None:
+def _clamped_to(node: fx.Node) -> tuple[float, float] | None:
     """The ends of a ReLU6 or hardtanh; None for other nodes."""
     if not node.args or not isinstance(node.args[0], fx.Node):
         return None
