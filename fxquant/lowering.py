@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fxquant import targets
-from fxquant.errors import BackendError, ContractError, EngineUnavailableError
+from fxquant.errors import BackendError, ContractError, EngineUnavailableError, PassError
 from fxquant.graphmodule import copied
 from fxquant.ledger import Ledger
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline
@@ -75,6 +75,10 @@ class Lowering:
             made, records = aimed_at(self.tail, target, self._options).run(aimed, told)
         except BackendError as error:
             return error
+        except PassError as error:
+            if error.code != "FXQ403":
+                raise
+            return BackendError("FXQ512", f"{target} does not run this model: {error.message}", hint=error.hint)
         return Attempt(made, told, records)
 
     def kept(self, attempt: Attempt, ledger: Ledger) -> tuple[Program, Records]:

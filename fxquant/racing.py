@@ -65,7 +65,10 @@ class Race:
         if lowering.places is not None or winner not in targets.EXTERNAL:
             return attempt
         again = lowering.placing(is_on=True).tried(winner, program, ledger)
-        return attempt if isinstance(again, BackendError) else again
+        if isinstance(again, BackendError):
+            attempt.ledger.notice(again.code, f"precision is not placed for {winner}: {again.message}")
+            return attempt
+        return again
 
     def _attempts(
         self, lowering: Lowering, program: Program, ledger: Ledger, outs: dict[str, str]

@@ -58,7 +58,7 @@ def net(depth: int = 3) -> nn.Module:
 
 
 def raced(**options: object) -> fxquant.CompiledModel:
-    return fxquant.compile(net(), "int8", **{"calibration_data": X, "race_seconds": 0.05, **options})
+    return fxquant.compile(net(), "int8", **{"calibration_data": X, "race_seconds": 0.05, "place": False, **options})
 
 
 def told(model: fxquant.CompiledModel) -> str:
@@ -236,6 +236,15 @@ def test_a_chain_races_once_and_its_rounds_go_on(monkeypatch):
     assert model.target == NATIVE and told(model)
 
 
+def test_a_winner_whose_precision_cannot_be_placed_is_kept_as_it_is_and_it_is_said(monkeypatch):
+    install(monkeypatch, engine_of(Quick, "openvino"))  # a module without what the measuring needs
+    model = raced(place=None)
+    assert model.target == "openvino"
+    assert [row.reason.partition(": ")[0] for row in model.ledger.notices if row.code == "FXQ512"] == [
+        "precision is not placed for openvino"
+    ]
+
+
 def timing(*milliseconds: float) -> Timing:
     return Timing(tuple(value / 1e3 for value in milliseconds))
 
@@ -263,6 +272,6 @@ def test_the_caller_s_threads_and_model_are_left_alone(monkeypatch):
     install(monkeypatch, engine_of(Quick, "openvino"))
     model, threads = net(), torch.get_num_threads()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fxquant.compile(model, "int8", calibration_data=X, race_seconds=0.05)
+    fxquant.compile(model, "int8", calibration_data=X, race_seconds=0.05, place=False)
     assert torch.get_num_threads() == threads
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
