@@ -20,6 +20,7 @@ from fxquant.html import page
 from fxquant.ledger import Ledger
 from fxquant.pipeline import PassRecord, after
 from fxquant.plan import QuantPlan
+from fxquant.priming import Priming
 from fxquant.program import Program, Stage
 from fxquant.sandbox import one_compilation
 from fxquant.sizes import size_bytes
@@ -70,6 +71,7 @@ class CompiledModel(CapturedModel):
         self._finish, self._source = finish, source
         self.first_stage = born  # that its history knows: TRACED, or CONVERTED where it was loaded
         self._fed = Observing(program, ledger)
+        self._priming = Priming()
 
     @property
     def stage(self) -> Stage:
@@ -134,8 +136,12 @@ class CompiledModel(CapturedModel):
     def _graph_for(self, leaves: tuple[torch.Tensor, ...]) -> fx.GraphModule:
         """The lowered graph; for an empty batch the canonical one: oneDNN's kernels lose dimensions or refuse it."""
         canonical = self._program.canonical
-        is_empty = canonical is not None and any(leaf.numel() == 0 for leaf in leaves)
-        return canonical if is_empty else self._program.graph_module  # type: ignore[return-value]
+        if canonical is None:
+            return self._program.graph_module
+        if any(leaf.numel() == 0 for leaf in leaves):
+            return canonical
+        self._priming.follow(self._program.graph_module, self.engine, leaves)
+        return self._program.graph_module
 
     def convert(self) -> CompiledModel:
         """Finish a CALIBRATING model in place and return it. FXQ301 when it has seen nothing."""

@@ -26,6 +26,7 @@ BUILT_IN: dict[str, str] = {
     "convert": "fxquant.passes.convert:Convert",
     "canonicalize-qdq": "fxquant.passes.canonicalize_qdq:CanonicalizeQDQ",
     "place-precision": "fxquant.passes.place_precision:PlacePrecision",
+    "fuse-projections": "fxquant.passes.fuse_projections:FuseProjections",
     "lower-native": "fxquant.passes.lower_native:LowerNative",
     "lower-inductor": "fxquant.passes.lower_inductor:LowerInductor",
     "lower-onnxruntime": "fxquant.passes.lower_onnxruntime:LowerOnnxRuntime",

@@ -12,7 +12,7 @@ from fxquant.registry import make
 from fxquant.targets import AUTO, NATIVE_PASS, TARGETS, check_name
 
 PLACING = "place-precision"
-BEFORE_LOWERING = ("canonicalize-qdq", PLACING)  # passes on the converted graph, the same for every target
+BEFORE_LOWERING = ("canonicalize-qdq", PLACING, "fuse-projections")  # on the converted graph, whatever the target
 LOWERING_PASSES = tuple(dict.fromkeys(target.lowering for target in TARGETS.values()))
 
 
@@ -38,9 +38,10 @@ def targets_of(name: str | None) -> tuple[str, ...]:
 
 
 def at_conversion(steps: Pipeline) -> tuple[Pipeline, Pipeline]:
-    """The passes up to the canonical graph, and those after it; all of them where none makes it."""
+    """The passes up to the canonical graph, and those that lower it; where they begin with it, all of them do."""
     places = [index + 1 for index, step in enumerate(steps) if step.yields is Stage.CONVERTED]
-    end = places[-1] if places else 0
+    begins = bool(steps.passes) and steps.passes[0].accepts == {Stage.CONVERTED}
+    end = places[-1] if places else 0 if begins else len(steps)
     return Pipeline(steps.passes[:end]), Pipeline(steps.passes[end:])
 
 
@@ -54,4 +55,4 @@ def aimed_at(tail: Pipeline, target: str, options: Mapping[str, Any]) -> Pipelin
 
 def placing(tail: Pipeline, *, is_on: bool) -> Pipeline:
     """The same passes, with precision placement measured or left out."""
-    return Pipeline(tuple(replace(step, enabled=is_on) if step.name == PLACING else step for step in tail))  # type: ignore[call-arg]
+    return Pipeline(tuple(replace(step, enabled=is_on) if step.name == PLACING else step for step in tail))  # type: ignore[type-var]

@@ -9,8 +9,11 @@ signed grid gets the half of the codes that the negative values had, and the oth
 z' = qmin - round(a'/s') puts the lower end on the grid to within half a step, which is what rounding costs anyway;
 with a' = 0 (ReLU, ReLU6) it is exact.
 
-A quantize remembers what was folded into it (`folded`): who takes the quantize away puts the activation back
-(`unquantized`).
+A narrower range spends all 8 bits. Kernels whose 16-bit sums of u8 × s8 products saturate were given 7 bits on purpose
+(a scale twice as large): on those nothing is folded that would take them back.
+
+A quantize remembers what was folded into it (`folded`): who reads what it rounds puts the activation back
+(`unrounded`).
 """
 
 from __future__ import annotations
@@ -29,10 +32,11 @@ from fxquant.ledger import Ledger
 from fxquant.origin import carry, site_of
 from fxquant.passes._canonical import is_activation_dequantize, is_activation_quantize
 from fxquant.passes._moving import keeps_range
+from fxquant.targets import has_saturation_risk, isa
 
 FOLDED = "fxq_folded"  # meta key of a quantize: the ends that the activation clamped to
 _CLAMPS = (torch.clamp, torch.clip, "clamp", "clip")
-_HARDTANH = (F.hardtanh, F.relu6)
+_GROUPS_OF_ONEDNN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +70,10 @@ class Grid:
 
 
 def _is_near(end: float, own: float, scale: float) -> bool:
-    return abs(end - own) < 1e-3 * scale
+    return abs(end - own) <= scale / 2  # rounding moves a value as far
 
 
-def fold(graph: fx.Graph, quantize: fx.Node, ledger: Ledger) -> bool:
+def fold(graph: fx.Graph, quantize: fx.Node, engine: str, ledger: Ledger) -> bool:
     """Fold the activation before this quantize into its range, where there is one. Was there?"""
     activation = quantize.args[0]
     if not isinstance(activation, fx.Node) or set(activation.users) != {quantize}:
@@ -85,7 +89,7 @@ def fold(graph: fx.Graph, quantize: fx.Node, ledger: Ledger) -> bool:
     if grid is None or is_activation_dequantize(source):
         return False
     after = _of_the_same_grid(quantize)
-    if after is None:
+    if after is None or (grid != Grid.of(quantize) and not _has_all_bits(engine, after)):
         return False
     for node in after:
         _set_grid(node, grid)
@@ -113,19 +117,16 @@ def folded(quantize: fx.Node) -> tuple[float, float] | None:
     return found
 
 
-def unquantized(graph: fx.Graph, dequantize: fx.Node) -> fx.Node:
-    """Take a static quantize → dequantize away, and put back what its range stood for. The float value."""
-    quantize: Any = dequantize.args[0]
-    value, clamped = quantize.args[0], folded(quantize)
-    if clamped is not None:
-        with graph.inserting_before(quantize):
-            value = carry(graph.call_function(F.hardtanh, (value, *clamped)), dequantize)
-    dequantize.replace_all_uses_with(value)
-    graph.erase_node(dequantize)
-    if not quantize.users:
-        graph.erase_node(quantize)
-    made: fx.Node = value
-    return made
+def unrounded(quantize: fx.Node) -> fx.Node:
+    """The float value that a quantize rounds, with the activation that its range stands for put back."""
+    value: Any = quantize.args[0]
+    clamped = folded(quantize)
+    if clamped is None:
+        return value  # type: ignore[no-any-return]
+    with quantize.graph.inserting_before(quantize):
+        is_relu = clamped == (0.0, math.inf)
+        made = quantize.graph.call_function(*((F.relu, (value,)) if is_relu else (F.hardtanh, (value, *clamped))))
+    return carry(made, *quantize.users)
 
 
 def _bounds(node: fx.Node) -> tuple[Any, Any] | None:
@@ -171,6 +172,19 @@ def _of_the_same_grid(quantize: fx.Node) -> list[fx.Node] | None:
                 return None
             found += [node for node in again if node not in found]
     return found
+
+
+def _has_all_bits(engine: str, quantizes: list[fx.Node]) -> bool:
+    """Can the kernels that read these codes hold sums of all 8 bits?"""
+    if engine == "fbgemm" or has_saturation_risk(engine, isa()):
+        return False
+    values = (value for quantize in quantizes for value in quantize.users)
+    return engine != "x86" or not any(_is_depthwise_in_fbgemm(op) for value in values for op in value.users)
+
+
+def _is_depthwise_in_fbgemm(node: fx.Node) -> bool:
+    """x86 gives convolutions of more than 100 groups to FBGEMM, whose depthwise kernels sum in 16 bits."""
+    return node.target in (F.conv2d, F.conv3d) and len(node.args) > 6 and node.args[6] > _GROUPS_OF_ONEDNN  # type: ignore[operator]
 
 
 def _set_grid(quantize: fx.Node, grid: Grid) -> None:

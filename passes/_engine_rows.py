@@ -16,6 +16,7 @@ from fxquant.engines.engine import EngineModule
 from fxquant.errors import LoweringError
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import origins, part_of, scope, site_of, where
+from fxquant.passes._native_ops import is_shared
 from fxquant.passes._pieces import is_plain
 from fxquant.passes._weights import INT8_WEIGHTS, held_as
 from fxquant.placed import placed_as
@@ -41,7 +42,7 @@ def settle(
     floats = next((kind for engine in engines if (kind := getattr(engine, "float_type", ""))), FLOAT)
     said: dict[tuple[str, str], tuple[fx.Node, str]] = {}
     for node in program.graph.nodes:
-        if not origins(node) or node.op in ("placeholder", "get_attr", "output"):
+        if not origins(node) or node.op in ("placeholder", "get_attr", "output") or _is_slice(node):
             continue
         kind = FLOAT if node in in_torch or is_plain(node) else told.get(node.name) or _by_graph(node, program, floats)
         place = site_of(node), part_of(node)
@@ -52,6 +53,11 @@ def settle(
             continue  # its row has the times that it was placed by
         _settle(node, kind, program, target, in_torch.get(node, ""), ledger, is_strict=is_strict)
     _settle_gone(program, ledger)
+
+
+def _is_slice(node: fx.Node) -> bool:
+    """A layer's part of the result of one that computes several: that one has the row."""
+    return node.target == "narrow" and set(origins(node)) < set(origins(node.args[0]))  # type: ignore[arg-type]
 
 
 def _rows(engine: EngineModule) -> Mapping[str, str]:
@@ -114,7 +120,7 @@ def _is_on_codes(node: fx.Node, graph_module: fx.GraphModule) -> bool:
     """Is everything that it computes with codes?"""
     held = held_as(node, graph_module)
     if held:
-        return held == INT8_WEIGHTS and is_dequantized(node.args[0])
+        return held == INT8_WEIGHTS and _has_codes(node.args[0], graph_module)
     sources = [source for source in node.all_input_nodes if _is_float(source, graph_module)]
     if not sources or not node.users or not all(user.target is qdq.quantize_per_tensor for user in node.users):
         return False
@@ -131,7 +137,17 @@ def _is_float(node: fx.Node, graph_module: fx.GraphModule) -> bool:
 def _is_fused(node: fx.Node, graph_module: fx.GraphModule) -> bool:
     """A layer on codes whose one reader is computed with it."""
     held = held_as(node, graph_module) == INT8_WEIGHTS
-    return held and len(node.users) == 1 and is_dequantized(node.args[0])
+    return held and len(node.users) == 1 and _has_codes(node.args[0], graph_module)
+
+
+def _has_codes(node: object, graph_module: fx.GraphModule) -> bool:
+    """The dequantize of an activation, or one whose values were only moved since."""
+    while isinstance(node, fx.Node) and not is_dequantized(node):
+        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not is_shared(node.op, node.target, module):
+            return False
+        node = node.args[0] if node.args else None
+    return isinstance(node, fx.Node)
 
 
 def is_dequantized(node: object) -> bool:

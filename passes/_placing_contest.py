@@ -9,6 +9,8 @@ from torch import fx
 
 QUANTIZED, PLACED, PLAIN = "everything int8", "placed", "everything float"
 
+WHOLE = "the whole model is faster in float"  # until it is known by how much
+
 
 @dataclass(frozen=True)
 class Contest:

@@ -7,7 +7,8 @@ everything float    no activation is rounded
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from time import perf_counter
@@ -17,108 +18,156 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.engines.engine import EngineRefusal
-from fxquant.graphs.placement import place
+from fxquant.graphs.placement import Problem, place
+from fxquant.ledger import FLOAT
 from fxquant.passes._engine_graph import engine_graph
 from fxquant.passes._placeable import Placeable
 from fxquant.passes._placing_clock import TooSlow, sizes_of
-from fxquant.passes._placing_contest import PLACED, PLAIN, QUANTIZED, Contest, in_words
+from fxquant.passes._placing_contest import PLACED, PLAIN, QUANTIZED, WHOLE, Contest, in_words
 from fxquant.passes._placing_costs import (
+    Times,
     own_pairs,
     problem_with_conversions,
     problem_with_own_pairs,
     ran_on_codes,
     units,
 )
-from fxquant.passes._placing_race import is_gain
+from fxquant.passes._placing_race import NEAR, is_gain
 from fxquant.passes._replaced import replaced
+from fxquant.placed import FORMATS
 from fxquant.program import Program
 
-_REPEATS = 10
+_END_IN_CODES = frozenset({"onnxruntime"})  # engines whose layers on codes give codes; others give what is wanted
+_REPEATS = 5
 _MOST_CALLS = 40  # of all graphs together, that measuring needs at the least
 
 
 def contest(program: Program, leaves: tuple[Tensor, ...], *, seconds: float) -> Contest | None:
-    """The graphs that this engine can run. None where it refuses the canonical one, which its lowering will say.
+    """The graphs that this engine can run. None where it refuses the canonical one, or its times promise no gain.
 
     Raises TooSlow where the engine takes so long that they cannot be told apart in the time.
     """
     target, canonical = program.target, program.graph_module
+    found = units(canonical)
+    if not found.coded:
+        return None
     run = _runner(target, leaves, may_run=not program.is_foreign)
+    node_times = _own(target, "costs", "node_times")
     try:
-        calls = {QUANTIZED: run(canonical)}
+        costs = None if node_times is None else _measured(target, canonical, found, leaves, node_times, seconds)
+        if costs is not None and not costs.is_promising:
+            return None
+        made = run(canonical)
     except EngineRefusal:
         return None
-    _check_speed(calls[QUANTIZED], seconds)
-    found = units(canonical)
-    graphs = {QUANTIZED: canonical}
-    graphs[PLAIN] = in_float(canonical, found, found.coded, "the whole model is faster in float")
-    cut = _cut(target, canonical, leaves)
-    graphs |= {} if cut is None else {PLACED: cut}
-    for name, graph in graphs.items():
-        if name not in calls:
-            try:
-                calls[name] = run(graph)
-            except EngineRefusal:  # it runs the graph with everything in int8, so that one of these may be left out
-                continue
-    graphs = {name: graph for name, graph in graphs.items() if name in calls}
+    graphs, calls = {QUANTIZED: canonical}, {QUANTIZED: made.call}
+    _check_speed(_taken(made.call), seconds)
+    for name, graph in _candidates(canonical, found, costs, made.float_type):
+        try:
+            calls[name] = run(graph).call
+        except EngineRefusal:  # it runs the graph with everything in int8, so that one of these may be left out
+            continue
+        graphs[name] = graph
     return Contest(graphs, calls, len(found.coded))
 
 
-def in_float(canonical: fx.GraphModule, found: Placeable, names: frozenset[str], why: str) -> fx.GraphModule:
-    """A copy with these units in float, and no other."""
-    marks = {name: ("float32", why) for name in names if not found.units[name].is_requantize}
-    return replaced(canonical, found, found.coded - names, marks)
+@dataclass(frozen=True)
+class _Costs:
+    """What an engine said of its nodes, and the set of units that is cheapest on codes by that."""
+
+    found: Placeable
+    problem: Problem
+    chosen: frozenset[str]
+
+    @property
+    def is_promising(self) -> bool:
+        """Does the cut gain more than timing can tell?"""
+        return is_gain(self.problem.seconds(self.found.coded), self.problem.seconds(self.chosen))
+
+    @property
+    def may_be_float(self) -> bool:
+        """Is everything in float about as fast as the cut?"""
+        return self.problem.seconds(()) <= NEAR * self.problem.seconds(self.chosen)
 
 
-def _cut(target: str, graph: fx.GraphModule, leaves: tuple[Tensor, ...]) -> fx.GraphModule | None:
-    """The graph with its cheapest set of units on codes; None where that is all, or the engine does not tell."""
-    node_times = _own(target, "costs", "node_times")
-    if node_times is None:
-        return None
-    found = units(graph)
-    plain = in_float(graph, found, found.coded, "to measure it")
+def _measured(
+    target: str,
+    canonical: fx.GraphModule,
+    found: Placeable,
+    leaves: tuple[Tensor, ...],
+    node_times: Callable[..., Times],
+    seconds: float,
+) -> _Costs:
     options: dict[str, Any] = {"threads": torch.get_num_threads(), "repeats": _REPEATS}
-    try:
-        coded, floating = node_times(graph, leaves, **options), node_times(plain, leaves, **options)
-    except EngineRefusal:
-        return None
-    if _own(target, "costs", "GIVES_FLOATS"):
+    coded = node_times(canonical, leaves, **options)
+    _check_speed(sum(coded.values()), seconds)
+    floating = node_times(in_float(canonical, found, FLOAT, "to measure it"), leaves, **options)
+    if target in _END_IN_CODES:
+        found = ran_on_codes(found, coded)
+        problem = problem_with_conversions(found, coded, floating, sizes_of(canonical, leaves))
+    else:
         found = own_pairs(found)
         problem = problem_with_own_pairs(found, coded, floating)
-    else:
-        found = ran_on_codes(found, coded)
-        problem = problem_with_conversions(found, coded, floating, sizes_of(graph, leaves))
-    chosen = place(problem).int8 & found.coded
-    if not is_gain(problem.seconds(found.coded), problem.seconds(chosen)):
-        return None
-    ops = {op.name: op for op in problem.ops}
+    return _Costs(found, problem, place(problem).int8 & found.coded)
+
+
+def _candidates(
+    canonical: fx.GraphModule, found: Placeable, costs: _Costs | None, float_type: str
+) -> Iterator[tuple[str, fx.GraphModule]]:
+    """The cut, and the whole in float where that may be as good."""
+    if costs is not None:
+        yield PLACED, _with(canonical, costs, float_type)
+    if costs is None or costs.may_be_float:
+        yield PLAIN, in_float(canonical, found, float_type, WHOLE)
+
+
+def in_float(canonical: fx.GraphModule, found: Placeable, float_type: str, why: str) -> fx.GraphModule:
+    """A copy with nothing on codes."""
+    marks = {name: (float_type, why) for name in found.coded if not found.units[name].is_requantize}
+    return replaced(canonical, found, (), marks)
+
+
+def _with(canonical: fx.GraphModule, costs: _Costs, float_type: str) -> fx.GraphModule:
+    ops = {op.name: op for op in costs.problem.ops}
     why = {
-        name: ("float32", f"{in_words(ops[name].float32)}; on codes {in_words(ops[name].int8)}")
-        for name in found.coded - chosen
-        if not found.units[name].is_requantize
+        name: (float_type, f"{in_words(ops[name].float32)}; on codes {in_words(ops[name].int8)}")
+        for name in costs.found.coded - costs.chosen
+        if not costs.found.units[name].is_requantize
     }
-    return replaced(graph, found, chosen, why)
+    return replaced(canonical, costs.found, costs.chosen, why)
 
 
-def _runner(
-    target: str, leaves: tuple[Tensor, ...], *, may_run: bool
-) -> Callable[[fx.GraphModule], Callable[[], object]]:
+@dataclass(frozen=True)
+class _Running:
+    """A graph on its engine: a call of it, and what its float parts compute in."""
+
+    call: Callable[[], object]
+    float_type: str
+
+
+def _runner(target: str, leaves: tuple[Tensor, ...], *, may_run: bool) -> Callable[[fx.GraphModule], _Running]:
     build = import_module(f"fxquant.engines.{target}").build
 
-    def run(graph: fx.GraphModule) -> Callable[[], object]:
-        forward = engine_graph(graph, leaves, build, target, may_run=may_run).graph_module.forward
-        return lambda: forward(*leaves)
+    def run(graph: fx.GraphModule) -> _Running:
+        made = engine_graph(graph, leaves, build, target, may_run=may_run)
+        forward = made.graph_module.forward
+        types = [getattr(engine, "float_type", "") for engine in made.engines]
+        float_type = next((kind for kind in types if kind in FORMATS), FLOAT)
+        return _Running(lambda: forward(*leaves), float_type)
 
     return run
 
 
-def _check_speed(call: Callable[[], object], seconds: float) -> None:
+def _taken(call: Callable[[], object]) -> float:
     call()
     started = perf_counter()
     call()
-    taken = perf_counter() - started
-    if taken * _MOST_CALLS > 4 * seconds:
-        raise TooSlow(taken)
+    return perf_counter() - started
+
+
+def _check_speed(call_seconds: float, seconds: float) -> None:
+    if call_seconds * _MOST_CALLS > 4 * seconds:
+        raise TooSlow(call_seconds)
 
 
 def _own(target: str, what: str, name: str) -> Any:

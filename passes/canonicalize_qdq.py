@@ -31,7 +31,7 @@ class CanonicalizeQDQ(Pass):
     def run(self, program: Program, ledger: Ledger) -> Program:
         graph = program.graph
         for node in [node for node in graph.nodes if is_activation_quantize(node)]:
-            _canonical_ranges.fold(graph, node, ledger)
+            _canonical_ranges.fold(graph, node, program.engine, ledger)
         while _canonical_pairs.elide(graph) + _canonical_pairs.drop_relus(graph, ledger):
             pass  # a ReLU between two pairs of one grid: the second pair goes when the ReLU has gone
         graph.eliminate_dead_code()

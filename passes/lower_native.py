@@ -25,10 +25,12 @@ from fxquant.passes._landing import may_fall, not_lowered
 from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._native_ops import is_shared
 from fxquant.passes._parity import Mismatch, mismatches
+from fxquant.passes._unsigned import shift
 from fxquant.passes._weights import INT8_WEIGHTS, held_as
 from fxquant.pipeline import Pass
 from fxquant.placed import placed_as
 from fxquant.plan import HELD_MODES, Mode
+from fxquant.priming import pack_anew
 from fxquant.program import Finding, Program, Stage
 from fxquant.torch_ao import engine, quiet
 from fxquant.values import known_value, note_value
@@ -52,6 +54,7 @@ class LowerNative(Pass):
     check: bool = True
 
     def run(self, program: Program, ledger: Ledger) -> Program:
+        shift(program.graph, program.target)
         unlowered = ledger.state()
         refused, found = _decided_float(program), _known(program)
         refused.update(_told(found))
@@ -61,6 +64,8 @@ class LowerNative(Pass):
             if fresh:
                 found, refused = (*found, *fresh), refused | _told(fresh)
                 lowered = NativeGraph(program.graph_module, program.target, refused).build()
+            elif self.check:
+                pack_anew(lowered.graph_module, program.target)
         self._settle(program, lowered, found, ledger)
         _note_values(lowered)
         return replace(

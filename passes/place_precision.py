@@ -21,12 +21,12 @@ from fxquant.origin import origins
 from fxquant.passes import _placing_engines, _placing_native
 from fxquant.passes._canonical import is_activation_quantize
 from fxquant.passes._placing_clock import TooSlow
-from fxquant.passes._placing_contest import QUANTIZED, Contest, in_words
+from fxquant.passes._placing_contest import QUANTIZED, WHOLE, Contest, in_words
 from fxquant.passes._placing_race import raced, winner
 from fxquant.passes._weights import held_as
 from fxquant.passes.lower_native import _decided_float
 from fxquant.pipeline import Pass
-from fxquant.placed import placed_as
+from fxquant.placed import place_in, placed_as
 from fxquant.program import Program, Stage
 from fxquant.targets import EXTERNAL
 from fxquant.torch_ao import engine, quiet
@@ -73,10 +73,10 @@ class PlacePrecision(Pass):
             ledger.notice("FXQ518", f"everything stays int8: placing ops in float gains nothing here ({told} a call)")
             return program
         placed = replace(program, graph_module=contest.graphs[best])
-        _settle(placed, ledger)
+        _settle(placed, ledger, f"{in_words(times[best])} for the whole model; {in_words(times[QUANTIZED])} on codes")
         count = sum(1 for node in placed.graph.nodes if placed_as(node))
-        ops = f"{count} ops that could run on codes are in float" if count else best
-        ledger.notice("FXQ518", f"{ops}, which is faster ({told} a call)")
+        ops = "1 op that could run on codes is" if count == 1 else f"{count} ops that could run on codes are"
+        ledger.notice("FXQ518", f"{ops} in float, which is faster ({told} a call)")
         return placed
 
 
@@ -88,9 +88,14 @@ def _contest(program: Program, *, seconds: float) -> Contest | None:
     return _placing_native.contest(program, leaves, _decided_float, seconds=seconds)
 
 
-def _settle(program: Program, ledger: Ledger) -> None:
-    """A row for each node that was placed."""
+def _settle(program: Program, ledger: Ledger, whole: str) -> None:
+    """A row for each node that was placed. `whole`: why, where all of them were placed together."""
     for node in program.graph.nodes:
-        if placed_as(node) and origins(node):
-            effective = held_as(node, program.graph_module) or FLOAT
+        if not placed_as(node):
+            continue
+        if kept_because(node).endswith(WHOLE):
+            place_in(node, placed_as(node), whole)
+        if origins(node):
+            floating = placed_as(node) if program.target in EXTERNAL else FLOAT
+            effective = held_as(node, program.graph_module) or floating
             ledger.settle(node, effective, kept_because(node), code="FXQ518")

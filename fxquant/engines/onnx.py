@@ -9,6 +9,7 @@ A range narrower than its type's is a Clip of codes behind the QuantizeLinear.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import onnx
@@ -51,7 +52,7 @@ def to_onnx(
                 output_names=outputs,
             )
         except Exception as error:  # of any kind: the exporter wraps whatever its translations raise
-            raise _refusal(program.graph, error) from error
+            raise _refusal(error) from error
         assert made is not None
         tidy(made.model)
         proto = made.model_proto
@@ -124,27 +125,25 @@ def _scalar(value: float, dtype: ir.DataType) -> Any:
     return op.Constant(value=ir.tensor(value, dtype=dtype))
 
 
-def _refusal(graph: fx.Graph, error: Exception) -> EngineRefusal:
-    """Which canonical node it was, where the exporter says which of its own."""
+def _refusal(error: Exception) -> EngineRefusal:
+    """With the canonical node that the exporter was at: its own error names a node of a graph that it keeps."""
     root: BaseException = error
-    while root.__cause__ is not None:
+    at = ""
+    while True:
+        at = at or _node_at(root.__traceback__)
+        if root.__cause__ is None:
+            return EngineRefusal(f"torch.onnx does not take it: {_first_line(root)}", at)
         root = root.__cause__
-    told = {str(one): one for one in graph.nodes}
-    at = next((name for one in _chain(error) for name in _named(str(one)) if name in told), "")
-    return EngineRefusal(f"torch.onnx does not take it: {_first_line(root)}", canonical_name(told[at]) if at else "")
 
 
-def _chain(error: BaseException | None) -> list[BaseException]:
-    found = []
-    while error is not None:
-        found.append(error)
-        error = error.__cause__
+def _node_at(traceback: TracebackType | None) -> str:
+    """The canonical node of the innermost frame that has an exported one at hand."""
+    found = ""
+    while traceback is not None:
+        node = traceback.tb_frame.f_locals.get("node")
+        found = (canonical_name(node) if isinstance(node, fx.Node) else "") or found
+        traceback = traceback.tb_next
     return found
-
-
-def _named(text: str) -> list[str]:
-    """Names of nodes as fx prints them: '%conv2d : [num_users=1]'."""
-    return [word.removeprefix("%") for word in text.split() if word.startswith("%")]
 
 
 def _first_line(error: BaseException) -> str:

@@ -54,8 +54,8 @@ def _layer(kind: str, x: Any, states: list[Any], cells: Sequence[Sequence[Any]])
     """(output, last states) of one layer: (length, batch, directions · hidden), (directions, batch, hidden)."""
     hidden = int(cells[0][1].shape[1])
     w, r = (_joined([_ordered(kind, cell[index], hidden) for cell in cells]) for index in (0, 1))
-    biases = [op.Concat(*(_gathered(kind, bias, hidden) for bias in cell[2:]), axis=0) for cell in cells]
-    b = _joined([op.Unsqueeze(bias, _integers(0)) for bias in biases]) if len(cells[0]) == 4 else None
+    is_biased = len(cells[0]) == 4
+    b = _joined([_bias(kind, cell[2:], hidden) for cell in cells]) if is_biased else None
     options: dict[str, Any] = {"direction": "bidirectional" if len(cells) == 2 else "forward", "hidden_size": hidden}
     if kind == "LSTM":
         y, *last = op.LSTM(x, w, r, b, None, *states, **options)
@@ -66,6 +66,10 @@ def _layer(kind: str, x: Any, states: list[Any], cells: Sequence[Sequence[Any]])
 
 def _ordered(kind: str, weight: Any, hidden: int) -> Any:
     return op.Unsqueeze(_gathered(kind, weight, hidden), _integers(0))
+
+
+def _bias(kind: str, halves: Sequence[Any], hidden: int) -> Any:
+    return op.Unsqueeze(op.Concat(*(_gathered(kind, half, hidden) for half in halves), axis=0), _integers(0))
 
 
 def _gathered(kind: str, tensor: Any, hidden: int) -> Any:

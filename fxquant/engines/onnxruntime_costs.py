@@ -20,7 +20,6 @@ from fxquant.engines.exportable import canonical_name, exported
 from fxquant.engines.onnx import to_onnx
 from fxquant.engines.onnxruntime import _options
 
-GIVES_FLOATS = False  # a layer on codes ends in codes; what reads it in float pays for a DequantizeLinear
 _KERNEL, _NODE = "_kernel_time", "node_"
 _MICRO = 1e-6
 

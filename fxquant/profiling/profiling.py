@@ -88,6 +88,7 @@ def profile(
         compiled = compile_model(
             model, qconfig_mapping, calibration_data=calls, example_inputs=given, strict=strict, **options
         )
+        options["target"] = compiled.target  # what auto chose, for all that is tried
         start = start_of(qconfig_mapping, target=compiled.engine)
         evidence = gathered(compiled, kept)
         found, losses = crossings(evidence), Losses(evidence)

@@ -33,7 +33,7 @@ def bound_of(compiled: fxquant.CompiledModel, args: tuple[Any, ...], kwargs: dic
 def results(compiled: fxquant.CompiledModel, model: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """(the compiled model's, the float model's) result, on inputs of their own."""
     model = copy.deepcopy(model)  # some count their calls
-    with engine(compiled.target), torch.no_grad():
+    with engine(compiled.engine), torch.no_grad():
         actual = compiled(*copy.deepcopy(args), **copy.deepcopy(kwargs))
         return actual, model(*copy.deepcopy(args), **copy.deepcopy(kwargs))
 

@@ -128,8 +128,11 @@ def test_a_wrong_option_is_named(arguments, told):
     assert found.exit_code != 0 and told in found.output
 
 
-def test_slow_sides_are_asked_for():
+def test_slow_sides_are_asked_for_and_the_list_says_so():
     assert {side.name for side in SIDES.values() if side.is_slow} == {"pt2e", "fxquant-inductor"}
+    told = CliRunner().invoke(main, ["--list"]).output.splitlines()
+    assert [line.split()[0] for line in told] == list(SIDES)
+    assert [line.split()[0] for line in told if line.endswith(", if asked for")] == ["pt2e", "fxquant-inductor"]
 
 
 def test_every_bench_runs_by_its_name():

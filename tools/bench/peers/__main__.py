@@ -19,6 +19,7 @@ QUICK = ("lstm", "float-eager,fx-onednn,fxquant-onednn")
 @click.command()
 @click.option("--models", default="", help="Names, with commas; all nine by default.")
 @click.option("--sides", "wanted", default="", help="Names, with commas; by default all but the slow ones.")
+@click.option("--list", "is_list", is_flag=True, help="Say which sides there are, and do nothing else.")
 @click.option("--slow", is_flag=True, help="Also the sides that take a minute a model: pt2e and fxquant-inductor.")
 @click.option("--batches", default="1,16", show_default=True, help="Rows of a batch, with commas.")
 @click.option("--rounds", default=15, show_default=True, type=click.IntRange(1, 1000))
@@ -34,6 +35,7 @@ QUICK = ("lstm", "float-eager,fx-onednn,fxquant-onednn")
 def main(
     models: str,
     wanted: str,
+    is_list: bool,
     slow: bool,
     batches: str,
     rounds: int,
@@ -53,6 +55,12 @@ def main(
     from fxquant.tools.bench.peers.measured import Result
     from fxquant.tools.bench.report import show
 
+    if is_list:
+        from fxquant.tools.bench.peers.sides import SIDES
+
+        for side in SIDES.values():
+            print(f"{side.name:<20} {side.title}{', if asked for' if side.is_slow else ''}")
+        return
     if profiled:
         _profile(profiled, peer, threads, quick=quick, tests=tests)
         return

@@ -27,7 +27,7 @@ class Settings:
     threads: int = 2
     is_full: bool = True
     tests: str | None = None
-    most_seconds: float = 300.0  # that a side may take to build
+    most_seconds: float = 600.0  # that a side may take to build
 
 
 def measure(

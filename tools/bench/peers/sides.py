@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -23,6 +24,7 @@ class Side:
     options: Mapping[str, Any] = field(default_factory=dict)
     kinds: frozenset[str] = frozenset()  # of models; empty for all
     is_slow: bool = False  # a minute a model: only when asked for
+    libraries: tuple[str, ...] = ()  # that it imports only when it is called
 
     @property
     def is_peer(self) -> bool:
@@ -34,7 +36,10 @@ class Side:
         return not self.kinds or kind in self.kinds
 
     def start(self) -> Any:
-        """The function, its libraries imported: importing is charged to nobody."""
+        """The function, its libraries imported where they are here: importing is charged to nobody."""
+        for library in self.libraries:
+            with suppress(ModuleNotFoundError):  # the side itself will say so
+                import_module(library)
         module, _, name = self.function.partition(":")
         return getattr(import_module(f"{_HERE}.{module}"), name)
 
@@ -46,18 +51,29 @@ class Side:
 
 _TRANSFORMERS = frozenset({"transformer"})
 _LINEAR = frozenset({"transformer", "recurrent"})  # what dynamic quantization is for
+_ONNX, _OPENVINO = ("onnx", "onnxscript", "onnxruntime"), ("openvino",)
+_OF_TARGET = {"onnxruntime": _ONNX, "openvino": _OPENVINO, "auto": (*_ONNX, *_OPENVINO)}
 
 
 def _fxquant(target: str, *, is_slow: bool = False) -> Side:
     title = "fxquant, auto" if target == "auto" else f"fxquant on {target}"
-    return Side(f"fxquant-{target}", "fxquant", title, "by_fxquant:compiled", {"target": target}, is_slow=is_slow)
+    libraries = _OF_TARGET.get(target, ())
+    return Side(
+        f"fxquant-{target}",
+        "fxquant",
+        title,
+        "by_fxquant:compiled",
+        {"target": target},
+        is_slow=is_slow,
+        libraries=libraries,
+    )
 
 
 SIDES: dict[str, Side] = {
     side.name: side
     for side in (
         Side("float-eager", "float", "float32, torch eager", "by_torch:eager"),
-        Side("float-onnxruntime", "float", "float32, ONNX Runtime", "by_onnxruntime:unquantized"),
+        Side("float-onnxruntime", "float", "float32, ONNX Runtime", "by_onnxruntime:unquantized", libraries=_ONNX),
         Side("float-openvino", "float", "float model, OpenVINO's default precision", "by_openvino:unquantized"),
         Side(
             "float-openvino-f32",
@@ -70,21 +86,29 @@ SIDES: dict[str, Side] = {
         Side("fx-onednn", "torch", "prepare_fx/convert_fx, onednn", "by_torch:stock", {"engine_name": "onednn"}),
         Side("eager-dynamic", "torch", "torch.ao quantize_dynamic", "by_torch:dynamic", kinds=_LINEAR),
         Side("pt2e", "torch", "torchao PT2E, inductor", "by_pt2e:compiled", is_slow=True),
-        Side("onnxruntime-static", "onnxruntime", "ONNX Runtime quantize_static", "by_onnxruntime:static"),
+        Side(
+            "onnxruntime-static",
+            "onnxruntime",
+            "ONNX Runtime quantize_static",
+            "by_onnxruntime:static",
+            libraries=_ONNX,
+        ),
         Side(
             "onnxruntime-dynamic",
             "onnxruntime",
             "ONNX Runtime quantize_dynamic",
             "by_onnxruntime:dynamic",
             kinds=_LINEAR,
+            libraries=_ONNX,
         ),
-        Side("nncf", "openvino", "NNCF + OpenVINO", "by_openvino:quantized"),
+        Side("nncf", "openvino", "NNCF + OpenVINO", "by_openvino:quantized", libraries=("nncf",)),
         Side(
             "nncf-transformer",
             "openvino",
             "NNCF for transformers + OpenVINO",
             "by_openvino:quantized",
             {"model_type": "TRANSFORMER"},
+            libraries=("nncf",),
             kinds=_TRANSFORMERS,
         ),
         _fxquant("onednn"),
