@@ -70,7 +70,7 @@ class Grid:
 
 
 def _is_near(end: float, own: float, scale: float) -> bool:
-    return abs(end - own) <= scale / 2  # rounding moves a value as far
+    return abs(end - own) <= 0.51 * scale  # rounding moves a value as far; whole numbers are half a step off
 
 
 def fold(graph: fx.Graph, quantize: fx.Node, engine: str, ledger: Ledger) -> bool:
@@ -184,7 +184,8 @@ def _has_all_bits(engine: str, quantizes: list[fx.Node]) -> bool:
 
 def _is_depthwise_in_fbgemm(node: fx.Node) -> bool:
     """x86 gives convolutions of more than 100 groups to FBGEMM, whose depthwise kernels sum in 16 bits."""
-    return node.target in (F.conv2d, F.conv3d) and len(node.args) > 6 and node.args[6] > _GROUPS_OF_ONEDNN  # type: ignore[operator]
+    groups: Any = node.args[6] if len(node.args) > 6 else 1
+    return node.target in (F.conv2d, F.conv3d) and isinstance(groups, int) and groups > _GROUPS_OF_ONEDNN
 
 
 def _set_grid(quantize: fx.Node, grid: Grid) -> None:
