@@ -12,8 +12,8 @@ with a' = 0 (ReLU, ReLU6) it is exact.
 A narrower range spends all 8 bits. Kernels whose 16-bit sums of u8 × s8 products saturate were given 7 bits on purpose
 (a scale twice as large): on those nothing is folded that would take them back.
 
-A quantize remembers what was folded into it (`folded`): who takes the quantize away puts the activation back
-(`unquantized`).
+A quantize remembers what was folded into it (`folded`): who reads what it rounds puts the activation back
+(`unrounded`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Grid:
 
 
 def _is_near(end: float, own: float, scale: float) -> bool:
-    return abs(end - own) < 1e-3 * scale
+    return abs(end - own) <= 0.51 * scale  # rounding moves a value as far; whole numbers are half a step off
 
 
 def fold(graph: fx.Graph, quantize: fx.Node, engine: str, ledger: Ledger) -> bool:
@@ -117,19 +117,16 @@ def folded(quantize: fx.Node) -> tuple[float, float] | None:
     return found
 
 
-def unquantized(graph: fx.Graph, dequantize: fx.Node) -> fx.Node:
-    """Take a static quantize → dequantize away, and put back what its range stood for. The float value."""
-    quantize: Any = dequantize.args[0]
-    value, clamped = quantize.args[0], folded(quantize)
-    if clamped is not None:
-        with graph.inserting_before(quantize):
-            value = carry(graph.call_function(F.hardtanh, (value, *clamped)), dequantize)
-    dequantize.replace_all_uses_with(value)
-    graph.erase_node(dequantize)
-    if not quantize.users:
-        graph.erase_node(quantize)
-    made: fx.Node = value
-    return made
+def unrounded(quantize: fx.Node) -> fx.Node:
+    """The float value that a quantize rounds, with the activation that its range stands for put back."""
+    value: Any = quantize.args[0]
+    clamped = folded(quantize)
+    if clamped is None:
+        return value  # type: ignore[no-any-return]
+    with quantize.graph.inserting_before(quantize):
+        is_relu = clamped == (0.0, math.inf)
+        made = quantize.graph.call_function(*((F.relu, (value,)) if is_relu else (F.hardtanh, (value, *clamped))))
+    return carry(made, *quantize.users)
 
 
 def _bounds(node: fx.Node) -> tuple[Any, Any] | None:
@@ -187,7 +184,8 @@ def _has_all_bits(engine: str, quantizes: list[fx.Node]) -> bool:
 
 def _is_depthwise_in_fbgemm(node: fx.Node) -> bool:
     """x86 gives convolutions of more than 100 groups to FBGEMM, whose depthwise kernels sum in 16 bits."""
-    return node.target in (F.conv2d, F.conv3d) and len(node.args) > 6 and node.args[6] > _GROUPS_OF_ONEDNN  # type: ignore[operator]
+    groups: Any = node.args[6] if len(node.args) > 6 else 1
+    return node.target in (F.conv2d, F.conv3d) and isinstance(groups, int) and groups > _GROUPS_OF_ONEDNN
 
 
 def _set_grid(quantize: fx.Node, grid: Grid) -> None:

@@ -7,7 +7,7 @@ everything float    no activation is rounded
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,55 +18,107 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.engines.engine import EngineRefusal
-from fxquant.graphs.placement import place
+from fxquant.graphs.placement import Problem, place
 from fxquant.ledger import FLOAT
 from fxquant.passes._engine_graph import engine_graph
 from fxquant.passes._placeable import Placeable
 from fxquant.passes._placing_clock import TooSlow, sizes_of
 from fxquant.passes._placing_contest import PLACED, PLAIN, QUANTIZED, WHOLE, Contest, in_words
 from fxquant.passes._placing_costs import (
+    Times,
     own_pairs,
     problem_with_conversions,
     problem_with_own_pairs,
     ran_on_codes,
     units,
 )
-from fxquant.passes._placing_race import is_gain
+from fxquant.passes._placing_race import NEAR, is_gain
 from fxquant.passes._replaced import replaced
 from fxquant.placed import FORMATS
 from fxquant.program import Program
 
 _END_IN_CODES = frozenset({"onnxruntime"})  # engines whose layers on codes give codes; others give what is wanted
-_REPEATS = 10
+_REPEATS = 5
 _MOST_CALLS = 40  # of all graphs together, that measuring needs at the least
 
 
 def contest(program: Program, leaves: tuple[Tensor, ...], *, seconds: float) -> Contest | None:
-    """The graphs that this engine can run. None where it refuses the canonical one, which its lowering will say.
+    """The graphs that this engine can run. None where it refuses the canonical one, or its times promise no gain.
 
     Raises TooSlow where the engine takes so long that they cannot be told apart in the time.
     """
     target, canonical = program.target, program.graph_module
-    run = _runner(target, leaves, may_run=not program.is_foreign)
-    try:
-        made = run(canonical)
-    except EngineRefusal:
-        return None
-    calls = {QUANTIZED: made.call}
-    _check_speed(made.call, seconds)
     found = units(canonical)
     if not found.coded:
         return None
-    graphs = {PLAIN: in_float(canonical, found, made.float_type, WHOLE)}
-    cut = _cut(target, canonical, leaves, made.float_type)
-    if cut is not None:
-        graphs[PLACED] = cut
-    for name, graph in list(graphs.items()):
+    run = _runner(target, leaves, may_run=not program.is_foreign)
+    node_times = _own(target, "costs", "node_times")
+    try:
+        costs = None if node_times is None else _measured(target, canonical, found, leaves, node_times, seconds)
+        if costs is not None and not costs.is_promising:
+            return None
+        made = run(canonical)
+    except EngineRefusal:
+        return None
+    graphs, calls = {QUANTIZED: canonical}, {QUANTIZED: made.call}
+    _check_speed(_taken(made.call), seconds)
+    for name, graph in _candidates(canonical, found, costs, made.float_type):
         try:
             calls[name] = run(graph).call
         except EngineRefusal:  # it runs the graph with everything in int8, so that one of these may be left out
-            del graphs[name]
-    return Contest({QUANTIZED: canonical, **graphs}, calls, len(found.coded))
+            continue
+        graphs[name] = graph
+    return Contest(graphs, calls, len(found.coded))
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """What an engine said of its nodes, and the set of units that is cheapest on codes by that."""
+
+    found: Placeable
+    problem: Problem
+    chosen: frozenset[str]
+
+    @property
+    def is_promising(self) -> bool:
+        """Does the cut gain more than timing can tell?"""
+        return is_gain(self.problem.seconds(self.found.coded), self.problem.seconds(self.chosen))
+
+    @property
+    def may_be_float(self) -> bool:
+        """Is everything in float about as fast as the cut?"""
+        return self.problem.seconds(()) <= NEAR * self.problem.seconds(self.chosen)
+
+
+def _measured(
+    target: str,
+    canonical: fx.GraphModule,
+    found: Placeable,
+    leaves: tuple[Tensor, ...],
+    node_times: Callable[..., Times],
+    seconds: float,
+) -> _Costs:
+    options: dict[str, Any] = {"threads": torch.get_num_threads(), "repeats": _REPEATS}
+    coded = node_times(canonical, leaves, **options)
+    _check_speed(sum(coded.values()), seconds)
+    floating = node_times(in_float(canonical, found, FLOAT, "to measure it"), leaves, **options)
+    if target in _END_IN_CODES:
+        found = ran_on_codes(found, coded)
+        problem = problem_with_conversions(found, coded, floating, sizes_of(canonical, leaves))
+    else:
+        found = own_pairs(found)
+        problem = problem_with_own_pairs(found, coded, floating)
+    return _Costs(found, problem, place(problem).int8 & found.coded)
+
+
+def _candidates(
+    canonical: fx.GraphModule, found: Placeable, costs: _Costs | None, float_type: str
+) -> Iterator[tuple[str, fx.GraphModule]]:
+    """The cut, and the whole in float where that may be as good."""
+    if costs is not None:
+        yield PLACED, _with(canonical, costs, float_type)
+    if costs is None or costs.may_be_float:
+        yield PLAIN, in_float(canonical, found, float_type, WHOLE)
 
 
 def in_float(canonical: fx.GraphModule, found: Placeable, float_type: str, why: str) -> fx.GraphModule:
@@ -75,34 +127,14 @@ def in_float(canonical: fx.GraphModule, found: Placeable, float_type: str, why: 
     return replaced(canonical, found, (), marks)
 
 
-def _cut(target: str, graph: fx.GraphModule, leaves: tuple[Tensor, ...], float_type: str) -> fx.GraphModule | None:
-    """The graph with its cheapest set of units on codes; None where that is all, or the engine does not tell."""
-    node_times = _own(target, "costs", "node_times")
-    if node_times is None:
-        return None
-    found = units(graph)
-    plain = in_float(graph, found, float_type, "to measure it")
-    options: dict[str, Any] = {"threads": torch.get_num_threads(), "repeats": _REPEATS}
-    try:
-        coded, floating = node_times(graph, leaves, **options), node_times(plain, leaves, **options)
-    except EngineRefusal:
-        return None
-    if target in _END_IN_CODES:
-        found = ran_on_codes(found, coded)
-        problem = problem_with_conversions(found, coded, floating, sizes_of(graph, leaves))
-    else:
-        found = own_pairs(found)
-        problem = problem_with_own_pairs(found, coded, floating)
-    chosen = place(problem).int8 & found.coded
-    if not is_gain(problem.seconds(found.coded), problem.seconds(chosen)):
-        return None
-    ops = {op.name: op for op in problem.ops}
+def _with(canonical: fx.GraphModule, costs: _Costs, float_type: str) -> fx.GraphModule:
+    ops = {op.name: op for op in costs.problem.ops}
     why = {
         name: (float_type, f"{in_words(ops[name].float32)}; on codes {in_words(ops[name].int8)}")
-        for name in found.coded - chosen
-        if not found.units[name].is_requantize
+        for name in costs.found.coded - costs.chosen
+        if not costs.found.units[name].is_requantize
     }
-    return replaced(graph, found, chosen, why)
+    return replaced(canonical, costs.found, costs.chosen, why)
 
 
 @dataclass(frozen=True)
@@ -126,13 +158,16 @@ def _runner(target: str, leaves: tuple[Tensor, ...], *, may_run: bool) -> Callab
     return run
 
 
-def _check_speed(call: Callable[[], object], seconds: float) -> None:
+def _taken(call: Callable[[], object]) -> float:
     call()
     started = perf_counter()
     call()
-    taken = perf_counter() - started
-    if taken * _MOST_CALLS > 4 * seconds:
-        raise TooSlow(taken)
+    return perf_counter() - started
+
+
+def _check_speed(call_seconds: float, seconds: float) -> None:
+    if call_seconds * _MOST_CALLS > 4 * seconds:
+        raise TooSlow(call_seconds)
 
 
 def _own(target: str, what: str, name: str) -> Any:

@@ -20,7 +20,7 @@ from fxquant.passes._native_graph import Lowered, NativeGraph
 from fxquant.passes._placeable import Placeable, Unit, placeable
 from fxquant.passes._placing_clock import Clock, clocked
 from fxquant.passes._placing_contest import PLACED, PLAIN, QUANTIZED, Contest, in_words
-from fxquant.passes._placing_race import is_gain
+from fxquant.passes._placing_race import NEAR, is_gain
 from fxquant.passes._replaced import replaced
 from fxquant.program import Program
 from fxquant.targets import isa
@@ -145,7 +145,8 @@ def candidates(canonical: fx.GraphModule, costs: Measured) -> dict[str, fx.Graph
     if not is_gain(problem.seconds(coded), problem.seconds(chosen)):
         return {}
     made = {PLACED: _with(canonical, costs, chosen)}
-    if any(not costs.found.units[name].is_requantize for name in chosen):
+    is_other = any(not costs.found.units[name].is_requantize for name in chosen)
+    if is_other and problem.seconds(()) <= NEAR * problem.seconds(chosen):
         made[PLAIN] = _with(canonical, costs, frozenset())
     return made
 

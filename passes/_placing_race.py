@@ -7,6 +7,7 @@ from time import perf_counter
 
 _MOST_ROUNDS = 200
 GAIN = 0.03  # of the quantized graph's time: less is within what timing can tell, and that graph stays
+NEAR = 1.1  # a graph that is expected to take more than this times the best one's time is not built to be raced
 GAIN_SECONDS = 2e-5  # a call: less than this is the overhead of a few ops, which is not worth another graph
 
 

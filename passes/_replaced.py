@@ -18,6 +18,7 @@ from torch import fx
 from fxquant import qdq
 from fxquant.graphmodule import copied
 from fxquant.origin import adopt
+from fxquant.passes._canonical_ranges import unrounded
 from fxquant.passes._placeable import CodedValue, Placeable, reads_shape
 from fxquant.placed import place_in
 
@@ -51,10 +52,10 @@ def replaced(
 
 def _unrounded(value: CodedValue, int8: Collection[str], nodes: Nodes) -> None:
     """Readers in float read the value before its pair."""
-    plain = nodes[value.source.name].all_input_nodes[0]
-    for read, reader, unit in value.reads:
-        if unit not in int8 or reads_shape(reader):
-            nodes[reader.name].replace_input_with(nodes[read.name], plain)
+    reads = [(read, reader) for read, reader, unit in value.reads if unit not in int8 or reads_shape(reader)]
+    plain = unrounded(nodes[value.source.name]) if reads else None
+    for read, reader in reads:
+        nodes[reader.name].replace_input_with(nodes[read.name], plain)  # type: ignore[arg-type]
 
 
 def _rounded(value: CodedValue, int8: Collection[str], nodes: Nodes) -> None:

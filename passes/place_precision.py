@@ -75,8 +75,8 @@ class PlacePrecision(Pass):
         placed = replace(program, graph_module=contest.graphs[best])
         _settle(placed, ledger, f"{in_words(times[best])} for the whole model; {in_words(times[QUANTIZED])} on codes")
         count = sum(1 for node in placed.graph.nodes if placed_as(node))
-        ops = f"{count} ops that could run on codes are in float" if count else best
-        ledger.notice("FXQ518", f"{ops}, which is faster ({told} a call)")
+        ops = "1 op that could run on codes is" if count == 1 else f"{count} ops that could run on codes are"
+        ledger.notice("FXQ518", f"{ops} in float, which is faster ({told} a call)")
         return placed
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxquant import qdq, recurrent
 from fxquant.engines import _openvino_recurrent
@@ -21,6 +21,8 @@ from fxquant.values import fetched
 def write_forms(graph_module: fx.GraphModule) -> None:
     """Change the graph in place."""
     for node in list(graph_module.graph.nodes):
+        if node.op == "call_module":
+            _write_module(graph_module, node)
         if node.op != "call_function":
             continue
         if node.target is qdq.dequantize_per_tensor and _is_dynamic(node.args[0]):
@@ -58,6 +60,30 @@ def _write_layer(graph_module: fx.GraphModule, node: fx.Node) -> None:
     node.args = (x, hx, tuple(held), *options[:3])
 
 
+def _write_module(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """A float layer, of the same form; one with projections has none."""
+    module = graph_module.get_submodule(str(node.target))
+    if not node.args or type(module) not in _openvino_recurrent.MODULES:
+        return
+    if not isinstance(module, nn.RNNBase) or module.proj_size:
+        return
+    layer = _openvino_recurrent.MODULES[type(module)]
+    known = [part for names in module._all_weights for part in _four(module, names)]
+    arranged = _openvino_recurrent.arranged(layer, known)
+    with graph_module.graph.inserting_before(node):
+        held = [_held(graph_module, f"_{node.name}_{index}", part) for index, part in enumerate(arranged)]
+    hx = node.args[1] if len(node.args) > 1 else node.kwargs.get("hx")
+    options = module.num_layers, module.bidirectional, module.batch_first
+    node.op, node.target, node.kwargs = "call_function", layer, {}
+    node.args = (node.args[0], hx, tuple(held), *options)
+
+
+def _four(module: nn.Module, names: list[str]) -> list[Tensor | None]:
+    """(w_ih, w_hh, b_ih, b_hh) of one cell; None for biases that it does not have."""
+    found: list[Tensor | None] = [getattr(module, name).detach() for name in names]
+    return [*found, None, None][:4]
+
+
 def _held(graph_module: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
     graph_module.register_buffer(name, value)
     return graph_module.graph.get_attr(name)
@@ -65,19 +91,24 @@ def _held(graph_module: fx.GraphModule, name: str, value: Tensor) -> fx.Node:
 
 def constant(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
     """The value of a node that hangs on stored tensors only; None for others."""
-    if not isinstance(node, fx.Node):
+    try:
+        value = _computed(graph_module, node)
+    except _Given:
         return None
-    if node.op == "get_attr":
-        found = fetched(graph_module, str(node.target))
-        return found.detach() if isinstance(found, Tensor) else None
-    if node.op != "call_function" or not all(_is_stored(source) for source in node.all_input_nodes):
-        return None
-    value = node.target(*fx.node.map_arg(node.args, lambda source: fetched(graph_module, str(source.target))))  # type: ignore[operator]
     return value.detach() if isinstance(value, Tensor) else None
 
 
-def _is_stored(node: fx.Node) -> bool:
-    return node.op == "get_attr"
+class _Given(Exception):
+    """It hangs on what a call brings."""
+
+
+def _computed(graph_module: fx.GraphModule, node: fx.Node) -> Any:
+    if node.op == "get_attr":
+        return fetched(graph_module, str(node.target))
+    if node.op != "call_function":
+        raise _Given
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _computed(graph_module, source))
+    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 _CELLS = (recurrent.lstm_cell, recurrent.gru_cell, recurrent.rnn_tanh_cell, recurrent.rnn_relu_cell)

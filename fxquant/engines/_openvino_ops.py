@@ -73,6 +73,17 @@ def _dequantize_channels(context: Any) -> list[Any]:
     return [ops.multiply(value, ops.constant(_values(scale).astype(np.float32).reshape(shape))).output(0)]
 
 
+def _dequantize_blocks(context: Any) -> list[Any]:
+    """Folded to floats here, of which OpenVINO makes its float type: blocks save no memory there."""
+    codes, scale, zero_point = (_values(context.get_input(index)).astype(np.float32) for index in (0, 1, 2))
+    size = int(_number(context, 3))
+
+    def spread(of_block: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.repeat(of_block, size, 1)[:, : codes.shape[1]]
+
+    return [ops.constant((codes - spread(zero_point)) * spread(scale)).output(0)]
+
+
 def _lstm_sequence(context: Any) -> list[Any]:
     x, h, c, w, r, b = (context.get_input(index) for index in range(6))
     is_backward, is_cell = (bool(_number(context, index)) for index in (6, 7))
@@ -141,6 +152,7 @@ _CONVERSIONS = {
     "fxquant.quantize.default": _quantize,
     "fxquant.dequantize.default": _dequantize,
     "fxquant.dequantize_channels.default": _dequantize_channels,
+    "fxquant.dequantize_blocks.default": _dequantize_blocks,
     "fxquant.lstm_sequence.default": _lstm_sequence,
     "fxquant.gru_sequence.default": _gru_sequence,
     "aten.matmul.default": _matmul,

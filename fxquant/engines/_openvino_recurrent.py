@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxquant import recurrent
 
@@ -66,6 +66,13 @@ def gru(
     return output, h
 
 
+def lstm_module(*given: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """As a float nn.LSTM returns it."""
+    output, h, c = lstm(*given)
+    return output, (h, c)
+
+
+MODULES: dict[Any, Any] = {nn.LSTM: lstm_module, nn.GRU: gru}
 LAYERS: dict[Any, Any] = {recurrent.lstm: lstm, recurrent.gru: gru}
 
 
@@ -76,7 +83,7 @@ def arranged(layer: Any, weights: Sequence[Tensor | None]) -> list[Tensor]:
         w, r, *biases = weights[index : index + 4]
         assert w is not None and r is not None
         b_ih, b_hh = (w.new_zeros(w.shape[0]) if bias is None else bias for bias in biases)
-        parts = _of_lstm(w, r, b_ih, b_hh) if layer is lstm else _of_gru(w, r, b_ih, b_hh)
+        parts = _of_lstm(w, r, b_ih, b_hh) if layer is not gru else _of_gru(w, r, b_ih, b_hh)
         made += [part.unsqueeze(0).contiguous() for part in parts]
     return made
 

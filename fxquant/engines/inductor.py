@@ -78,6 +78,9 @@ class InductorModule(EngineModule):
         opened = self._open | _differing(self._sizes, _shapes(leaves))
         if len(self._codes) >= MOST_CODES or any(0 in leaf.shape for leaf in leaves):
             return in_torch
+        in_torch.run(
+            leaves
+        )  # RuntimeError where the graph itself refuses the shape: tracing does not look at all sizes
         try:
             if opened != self._open:  # else what is open was not enough: code for this shape alone
                 self._open = opened

@@ -13,6 +13,7 @@ from typing import Any
 
 import openvino as ov
 import torch
+from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from torch import Tensor, fx
 
@@ -35,15 +36,22 @@ def to_model(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynami
     """OpenVINO's model of the graph, for the shapes of `leaves` or open ones. EngineRefusal where there is none."""
     graph_module = decomposed(canonical, leaves, is_dynamic=is_dynamic)
     try:
-        model = ov.convert_model(
-            TorchFXPythonDecoder(graph_module, dynamic_shapes=True), extension=extensions(graph_module)
-        )
-        if not is_dynamic:
-            model.reshape({port: list(leaf.shape) for port, leaf in zip(model.inputs, leaves, strict=True)})
+        model = _converted(graph_module)
+        shapes = _open_shapes(graph_module) if is_dynamic else [list(leaf.shape) for leaf in leaves]
+        model.reshape(dict(zip(model.inputs, map(ov.PartialShape, shapes), strict=True)))
     except Exception as error:  # of any kind: the front end raises C++ exceptions under several names
         raise _refusal(error, graph_module) from error
     _name(model, graph_module)
     return model
+
+
+def _converted(graph_module: fx.GraphModule) -> ov.Model:
+    """Straight through the front end: `openvino.convert_model` takes three times as long, and reports its use."""
+    front_end = FrontEndManager().load_by_framework("pytorch")
+    for extension in extensions(graph_module):
+        front_end.add_extension(extension)
+    decoder = TorchFXPythonDecoder(graph_module, dynamic_shapes=True)  # held until it was read to the end
+    return front_end.convert(front_end.load(decoder))
 
 
 def compiled(model: ov.Model, threads: int, **options: Any) -> Session:
@@ -66,6 +74,7 @@ class OpenVINOModule(EngineModule):
         self._threads, self._lock = threads, threading.RLock()
         self._sessions: OrderedDict[Shapes, Session] = OrderedDict()
         self._open: Session | None = None  # with open shapes
+        self._checked: set[Shapes] = set()  # shapes that the graph takes
         self._dtypes = tuple(leaf.dtype for leaf in leaves)
         self._first = compiled(to_model(canonical, leaves), threads)
         self._sessions[_shapes(leaves)] = self._first
@@ -83,6 +92,8 @@ class OpenVINOModule(EngineModule):
         """The outputs for these inputs. RuntimeError where the graph refuses them."""
         session = self._sessions.get(_shapes(leaves))
         if session is None:
+            if any(leaf.numel() == 0 for leaf in leaves):  # after one of these, open shapes keep giving empty results
+                return tuple(self.__dict__["_canonical"].forward(*leaves))
             return self._for_another_shape(leaves)(self._like_first(leaves))
         try:
             return session(leaves)
@@ -94,10 +105,17 @@ class OpenVINOModule(EngineModule):
         with self._lock:
             if shapes in self._sessions:
                 return self._sessions[shapes]
+            self._check(given, shapes)
             try:
                 return self._compiled_for(given, shapes)
             except EngineRefusal as refusal:
                 raise RuntimeError(f"OpenVINO: {refusal.why}") from refusal
+
+    def _check(self, leaves: tuple[Tensor, ...], shapes: Shapes) -> None:
+        """RuntimeError where the graph itself refuses the shape: neither tracing nor OpenVINO looks at all sizes."""
+        if shapes not in self._checked:
+            self.__dict__["_canonical"].forward(*leaves)
+            self._checked.add(shapes)
 
     def _compiled_for(self, leaves: tuple[Tensor, ...], shapes: Shapes) -> Session:
         canonical = self.__dict__["_canonical"]
@@ -130,6 +148,12 @@ def _as(leaf: Tensor, dtype: torch.dtype, index: int) -> Tensor:
 
 def _shapes(leaves: tuple[Tensor, ...]) -> Shapes:
     return tuple(leaf.shape for leaf in leaves)
+
+
+def _open_shapes(graph_module: fx.GraphModule) -> list[list[int]]:
+    """The sizes of the inputs, -1 where torch.export left one open; the front end takes all of them for open."""
+    inputs = [node.meta["val"].shape for node in graph_module.graph.nodes if node.op == "placeholder"]
+    return [[size if isinstance(size, int) else -1 for size in shape] for shape in inputs]
 
 
 def _name(model: ov.Model, graph_module: fx.GraphModule) -> None:

@@ -16,7 +16,7 @@ _REMEDIES = {
     "FXQ208": "register a handler for it, or use a layer that has an int8 kernel",
     "FXQ209": "use the layer's module form, or split the expression",
     "FXQ504": "use shapes and options that the engine takes, or another target",
-    "FXQ518": "nothing: it is faster in float; place-precision{enabled=False} keeps it in int8",
+    "FXQ518": "nothing: it is faster in float; place=False keeps it in int8",
     "FXQ505": "use another target; the engine's kernel computes something else",
 }
 _BY_DECISION = "let the plan ask for int8 here"

@@ -78,6 +78,7 @@ def near(expected: Tensor, got: Tensor) -> bool:
         ("gru", "int8-dynamic"),
         ("encoder", "int8-weight-only"),
         ("lstm_state", "int8-weight-only"),
+        ("mlp", "int4-weight-only"),
     ],
 )
 def test_its_output_is_as_near_to_the_float_model_as_the_canonical_graphs(name: str, preset: str) -> None:

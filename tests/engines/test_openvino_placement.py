@@ -152,7 +152,8 @@ def test_it_only_takes_roundings_away_and_leaves_the_given_graph_alone(name: str
     assert _coded_layers(made) >= _coded_layers(canonical)
     with torch.no_grad():
         exact = model(*leaves)
-        assert sqnr_db(exact, made(*leaves)[0]) >= sqnr_db(exact, canonical(*leaves)[0]) - 1.5
+        own = sqnr_db(exact, canonical(*leaves)[0])
+    assert sqnr_db(exact, made(*leaves)[0]) >= own - 6.03  # a symmetric step is twice the other at most: 20·log10(2) dB
 
 
 def _told(graph_module: fx.GraphModule) -> list[tuple[object, ...]]:

@@ -110,7 +110,7 @@ def test_the_whole_in_float_wins_where_it_is_faster_than_the_cut(monkeypatch):
         """The head is for float, the others are for codes."""
         if op.name == "linear":
             return Op(op.name, 1e-3, 1e-6)
-        return Op(op.name, math.inf if math.isinf(op.int8) else 1e-6, 2e-6)
+        return Op(op.name, math.inf if math.isinf(op.int8) else 1e-6, 1.05e-6)
 
     plant(monkeypatch, costs, {QUANTIZED: 2e-3, PLACED: 1.9e-3, PLAIN: 1e-3})
     monkeypatch.setattr(
@@ -120,6 +120,20 @@ def test_the_whole_in_float_wins_where_it_is_faster_than_the_cut(monkeypatch):
     assert "everything float 1.00 ms" in ledger.notices[0].reason
     assert "9 ops that could run on codes are in float" in ledger.notices[0].reason
     assert not [node for node in made.graph.nodes if node.target is fxquant.qdq.quantize_per_tensor]
+
+
+def test_the_whole_in_float_is_not_built_where_it_is_far_from_the_cut(monkeypatch):
+    def costs(op):
+        if math.isinf(op.int8) or op.name == "linear":
+            return Op(op.name, 1e-3 if op.name == "linear" else math.inf, 1e-6)
+        return Op(op.name, 1e-3, 1e-2)
+
+    plant(monkeypatch, costs, {QUANTIZED: 2e-3, PLACED: 1e-3})
+    made, ledger = run(converted())
+    assert [node.name for node in made.graph.nodes if placed_as(node)] == ["linear"]
+    assert ledger.notices[0].reason == (
+        "1 op that could run on codes is in float, which is faster (everything int8 2.00 ms, placed 1.00 ms a call)"
+    )
 
 
 def test_where_the_cut_promises_no_gain_nothing_is_raced_or_said(monkeypatch):

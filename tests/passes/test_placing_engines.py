@@ -95,6 +95,28 @@ def test_the_cut_is_raced_where_its_times_promise_a_gain(fake):
     assert ledger["head"].reason == "placed in float32: 50 µs; on codes 900 µs"
 
 
+def test_where_its_times_promise_no_gain_no_graph_is_built(fake):
+    """Two runs with a clock in each kernel, and that is all."""
+    asked = []
+
+    def node_times(graph, leaves, *, threads, repeats):
+        asked.append(graph)
+        return times_of(graph, 5 * MICRO if len(asked) == 1 else 50 * MICRO)
+
+    told(fake, node_times)
+    install(fake, failing(AssertionError("nothing is built")))
+    program = aimed("openvino")
+    made, ledger = run(program)
+    assert made is program and not len(ledger) and len(asked) == 2
+
+
+def test_an_engine_whose_kernels_are_slow_is_not_measured_further(fake):
+    told(fake, lambda graph, leaves, *, threads, repeats: times_of(graph, 1.0))
+    program = aimed("openvino")
+    made, ledger = run(program)
+    assert made is program and ledger.notices[0].reason.startswith("nothing was measured: one call takes ")
+
+
 def test_an_engine_that_refuses_the_graph_is_left_to_its_lowering(fake):
     install(fake, failing(RuntimeError("no")))
     program = aimed("openvino")

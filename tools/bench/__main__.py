@@ -22,6 +22,7 @@ BENCHES = {
     "techniques": "every technique on one model: accuracy, size, latency (the table of the README)",
     "pruning": "latency of the float ResNet-18 at half its MACs, and accuracy of the digits CNN after fine-tuning",
     "peers": "fxquant against FX mode, PT2E, ONNX Runtime's quantizer and NNCF + OpenVINO: latency at equal SQNR",
+    "native": "torch's own engines: latency against stock FX, each side on its best engine",
     "qat": "points that QAT wins back of those 4-bit weights lose, and its step against raw prepare_qat_fx",
     "overhead": "what a call of a compiled model costs beside its graph",
     "peak_memory": "one model on one side, in this process (raw_fx calls it)",
