@@ -139,6 +139,9 @@ def _onnx(compiled: CompiledModel, leaves: tuple[torch.Tensor, ...]) -> dict[str
 def _openvino(compiled: CompiledModel, leaves: tuple[torch.Tensor, ...]) -> dict[str, bytes]:
     openvino: Any = import_module("openvino")
     model = import_module("fxquant.engines.openvino").to_model(compiled.canonical, leaves, is_dynamic=True)
+    for ports, names in zip((model.inputs, model.outputs), _names(compiled.program), strict=True):
+        for port, name in zip(ports, names, strict=True):
+            port.get_tensor().set_names({name})
     for key, value in _facts(compiled).items():
         model.set_rt_info(value, key.split("."))
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,6 @@ ir: Any = onnx_ir  # its protocols are looser than its classes
 def tidy(model: Any) -> None:
     """Each rewrite below, in place."""
     _constants_to_initializers(model.graph)
-    _split_unrounded(model.graph)
     _store_as_read(model.graph)
     _drop_unused(model.graph)
     _name_sizes(model)
@@ -40,44 +39,6 @@ def _initializer(graph: Any, name: str, array: Any, node: Any) -> Any:
     made = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.initializers[name] = made
     return made
-
-
-def _split_unrounded(graph: Any) -> None:
-    """Gemm whose float result is wanted ⇒ MatMul and Add: ONNX Runtime has an int8 Gemm only where codes come out."""
-    for node in list(graph):
-        is_layer = (
-            node.op_type == "Gemm" and len(node.inputs) == 3 and set(node.attributes) <= {"transB", "alpha", "beta"}
-        )
-        if not is_layer or not all(_is_widened(value) for value in node.inputs[:2]) or _is_rounded(node.outputs[0]):
-            continue
-        if any(node.attributes[name].value not in (1, 1.0) for name in node.attributes):
-            continue
-        x, weight, bias = node.inputs
-        name, result = node.name, node.outputs[0]
-        turned = ir.node("Transpose", [weight], {"perm": [1, 0]}, name=f"{name}_transposed")
-        product = ir.node("MatMul", [x, turned.outputs[0]], name=f"{name}_product")
-        total = ir.node("Add", [product.outputs[0], bias], name=f"{name}_sum")
-        for made, label in ((turned, "transposed"), (product, "product"), (total, "sum")):
-            made.outputs[0].name, made.outputs[0].type = f"{result.name}_{label}", result.type
-        product.outputs[0].shape = total.outputs[0].shape = result.shape
-        graph.insert_before(node, [turned, product, total])
-        ir.convenience.replace_all_uses_with(result, total.outputs[0], replace_graph_outputs=True)
-        if total.outputs[0].is_graph_output():
-            result.name, total.outputs[0].name = f"{result.name}_gone", result.name
-        graph.remove(node, safe=True)
-
-
-def _is_widened(value: Any) -> bool:
-    made = None if value is None else value.producer()
-    return made is not None and made.op_type == "DequantizeLinear"
-
-
-def _is_rounded(value: Any) -> bool:
-    readers = [use.node for use in value.uses()]
-    relus = [node for node in readers if node.op_type in ("Relu", "Clip")]
-    return any(node.op_type == "QuantizeLinear" for node in readers) or any(
-        _is_rounded(one.outputs[0]) for one in relus
-    )
 
 
 def _store_as_read(graph: Any) -> None:

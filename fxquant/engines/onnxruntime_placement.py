@@ -7,7 +7,8 @@ Rules, from its optimized graphs and per-op profiles (1.32, VNNI); each pair tha
 
 1. A convolution has an int8 kernel only between codes: pairs that it reads or writes stay, and with them those of the
    sums and pools of a convolutional net, which run on codes.
-2. A linear layer reads codes and gives floats as cheaply as codes: its result is not rounded for its own sake.
+2. A linear layer reads codes, and its kernel for batches of matrices gives floats as cheaply as codes: that result is
+   not rounded for its own sake. Its kernel for one matrix (two dimensions) has to give codes, so there it is.
 3. Gelu, norms, softmax and attention's products run in float either way, and would each pay for two crossings.
 4. Those that do not want codes read the value from before the rounding.
 """
@@ -23,6 +24,8 @@ from torch import fx
 from fxquant.engines._openvino_grids import grid_of, put_back
 from fxquant.engines._openvino_moves import moved
 from fxquant.graphmodule import copied, drop_unused_modules
+from fxquant.graphs.snapshot import TensorInfo
+from fxquant.values import known_value
 
 _CONVOLUTIONS = (
     F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
@@ -44,7 +47,7 @@ def placed(canonical: fx.GraphModule) -> fx.GraphModule:
 def _place(graph: fx.Graph, quantize: Any) -> None:
     pairs = [user for user in quantize.users if grid_of(quantize) is not None and len(user.args) == 3]
     readers = [user for pair in pairs for user in pair.users]
-    if len(pairs) != len(quantize.users) or _is_convolved(quantize.args[0]):
+    if len(pairs) != len(quantize.users) or _is_convolved(quantize.args[0]) or _is_of_matrix(quantize.args[0]):
         return
     if any(_reads(reader, _CONVOLUTIONS) or _meets_codes(reader, pairs) for reader in readers):
         return
@@ -63,6 +66,14 @@ def _is_convolved(value: Any) -> bool:
     is_relu = value.target in _RELUS or type(_module(value)) in (torch.nn.ReLU, torch.nn.ReLU6, torch.nn.Hardtanh)
     source = value.args[0] if is_relu else moved(value)
     return isinstance(source, fx.Node) and _is_convolved(source)
+
+
+def _is_of_matrix(value: Any) -> bool:
+    """A linear layer's result of two dimensions, or of a number that is not known; or the relu of one."""
+    if value.op == "call_function" and value.target is F.linear:
+        info = known_value(value)
+        return not isinstance(info, TensorInfo) or len(info.shape) == 2
+    return value.target in _RELUS and _is_of_matrix(value.args[0])
 
 
 def _reads(reader: Any, layers: tuple[Any, ...]) -> bool:

@@ -7,6 +7,7 @@ import sys
 
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import torch
 from torch import nn
@@ -63,6 +64,18 @@ def test_an_onnx_file_runs_elsewhere_under_the_users_names(compiled, inputs, tmp
     for one, other in zip(found, compiled.canonical(*inputs), strict=True):
         torch.testing.assert_close(torch.from_numpy(one), other.detach(), rtol=0, atol=0.02)  # two steps
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_an_openvino_file_runs_elsewhere_under_the_users_names(compiled, inputs, tmp_path):
+    path = compiled.export(tmp_path / "net.xml")
+    model = openvino.Core().read_model(path)
+    assert [port.any_name for port in model.inputs] == ["image", "shift"]
+    assert [port.any_name for port in model.outputs] == ["output['logits']", "output['features']"]
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    found = openvino.Core().compile_model(model, "CPU", options)([one.numpy() for one in inputs])
+    for index, other in enumerate(compiled.canonical(*inputs)):
+        torch.testing.assert_close(torch.from_numpy(found[index]), other.detach(), rtol=0, atol=0.02)  # two steps
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["net.bin", "net.xml"]
 
 
 def test_an_onnx_file_tells_what_it_is_and_is_the_same_each_time(compiled, tmp_path):
