@@ -15,11 +15,14 @@ from torch import Tensor, fx
 
 from fxquant.torch_ao import engine, quiet
 
+ON_ONEDNN = ("x86", "onednn")
 TO_STAY = 4  # calls in a row of shapes that the weights were not prepared for; packing takes about as long as a few
 
 
 def pack_anew(graph_module: fx.GraphModule, engine_name: str) -> None:
-    """Every packed weight once more, the same bits, with nothing prepared yet."""
+    """Every packed weight once more, the same bits, with nothing prepared yet; as it is on engines without oneDNN."""
+    if engine_name not in ON_ONEDNN:
+        return  # they prepare nothing, and QNNPACK's weights of conv3d cannot be copied
     with engine(engine_name), quiet():
         for name in packed_names(graph_module):
             setattr(graph_module, name, copy.deepcopy(getattr(graph_module, name)))
