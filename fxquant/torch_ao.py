@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, cast
 
 import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import fx, nn
 from torch.ao.nn.intrinsic.modules.fused import _FusedModule
 from torch.ao.quantization import QConfig, QConfigMapping, float_qparams_weight_only_qconfig
@@ -329,13 +330,6 @@ def raw_fx(name: str) -> Any:
     from torch.ao.quantization import quantize_fx
 
     return getattr(quantize_fx, name, None) or getattr(_ao(), name)
-
-
-def decomposed_ops() -> Any:
-    """The namespace of torch's own quantize and dequantize ops on plain integer tensors."""
-    import torch.ao.quantization.fx._decomposed  # registers them
-
-    return torch.ops.quantized_decomposed
 
 
 def raw_mapping(engine_name: str) -> Any:
