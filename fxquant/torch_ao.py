@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any, cast
 
 import torch
-import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import fx, nn
 from torch.ao.nn.intrinsic.modules.fused import _FusedModule
 from torch.ao.quantization import QConfig, QConfigMapping, float_qparams_weight_only_qconfig
@@ -332,16 +331,15 @@ def raw_fx(name: str) -> Any:
     return getattr(quantize_fx, name, None) or getattr(_ao(), name)
 
 
+def decomposed_ops() -> Any:
+    """The namespace of torch's own quantize and dequantize ops on plain integer tensors."""
+    import torch.ao.quantization.fx._decomposed  # registers them
+
+    return torch.ops.quantized_decomposed
+
+
 def raw_mapping(engine_name: str) -> Any:
     """torch's own default static QConfigMapping for an engine."""
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Default qconfig of oneDNN backend")
         return _ao().get_default_qconfig_mapping(engine_name)
-
-
-def decomposed_op(name: str) -> Any:
-    """An op of torch's `quantized_decomposed` library, such as 'quantize_per_tensor.default'."""
-    with quiet():
-        import torch.ao.quantization.fx._decomposed  # registers the library
-    packet, _, overload = name.partition(".")
-    return getattr(getattr(torch.ops.quantized_decomposed, packet), overload)
