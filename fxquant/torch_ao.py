@@ -336,11 +336,3 @@ def raw_mapping(engine_name: str) -> Any:
     with quiet(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Default qconfig of oneDNN backend")
         return _ao().get_default_qconfig_mapping(engine_name)
-
-
-def decomposed_op(name: str) -> Any:
-    """An op of torch's `quantized_decomposed` library, such as 'quantize_per_tensor.default'."""
-    with quiet():
-        import torch.ao.quantization.fx._decomposed  # registers the library
-    packet, _, overload = name.partition(".")
-    return getattr(getattr(torch.ops.quantized_decomposed, packet), overload)

@@ -17,9 +17,8 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from fxquant.engines._inductor_graph import CANONICAL, decomposed, layers_on_codes
+from fxquant.engines._inductor_graph import CANONICAL, decomposed, decomposed_op, layers_on_codes
 from fxquant.engines.engine import EngineRefusal
-from fxquant.torch_ao import decomposed_op
 
 _TALKERS = ("torch._inductor", "torch._dynamo", "torch._functorch", "torch.fx")
 _LOCK = threading.RLock()  # inductor's configuration, loggers and warning filters belong to the whole process
