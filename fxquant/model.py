@@ -14,6 +14,7 @@ from torch import fx, nn
 from fxquant.autocasting import is_autocast_on, without_autocast
 from fxquant.calibration import Observing, check_finite, leaves_of
 from fxquant.captured import CapturedModel
+from fxquant.direct import direct_call
 from fxquant.errors import ArtifactError, ContractError, EmptyCalibrationError, LoweringError
 from fxquant.graphs.snapping import stage_named
 from fxquant.html import page
@@ -71,6 +72,7 @@ class CompiledModel(CapturedModel):
         self._finish, self._source = finish, source
         self.first_stage = born  # that its history knows: TRACED, or CONVERTED where it was loaded
         self._fed = Observing(program, ledger)
+        self._direct = direct_call(program)
         self._priming = Priming()
 
     @property
@@ -107,6 +109,13 @@ class CompiledModel(CapturedModel):
 
         With `guard_inputs`, NaN or infinity in an input is FXQ302: integer kernels make plausible numbers of both.
         """
+        if self._direct is not None and not kwargs and not self.guard_inputs:
+            try:
+                result = self._direct(args)
+            except _REFUSALS as error:
+                raise self._refused(args, error) from error
+            if result is not None:
+                return result
         if is_autocast_on():  # quantize takes float32, and float layers computed in bfloat16 would feed it
             with without_autocast():
                 return self.forward(*args, **kwargs)
@@ -155,6 +164,7 @@ class CompiledModel(CapturedModel):
             )
         with after(self._history):
             self._program, records = self._finish(self._fed.finish(), self._ledger, self._fed.samples)
+        self._direct = direct_call(self._program)
         self._finish, self._fed = already_finished, Observing(self._program, self._ledger)  # lets go of what they kept
         self._history = (*self._history, *records)
         return self

@@ -73,6 +73,11 @@ class Signature:
         return len(leaves) if all(_same(leaf.value, v) for leaf, v in constants if isinstance(leaf, Constant)) else 0
 
     @property
+    def takes_plain_tensors(self) -> bool:
+        """Are the graph's inputs the positional arguments of a call, as they come, and no others needed?"""
+        return self._plain > 0 and self._plain == len(self.tensor_leaves)
+
+    @property
     def tensor_leaves(self) -> tuple[Leaf, ...]:
         """The graph's inputs."""
         return tuple(leaf for leaf in self.inputs if isinstance(leaf, Leaf))

@@ -39,7 +39,8 @@ class Session:
                 if tensor.get_element_type() != self._types[index]:
                     raise TypeError(f"input {index} is {leaf.dtype}")
                 request.set_input_tensor(index, tensor)
-            request.infer(share_inputs=True, share_outputs=True)
+            request.start_async()  # and wait: `infer` makes a dictionary of the outputs, which takes as long as a layer
+            request.wait()
             return tuple([_owned(request.get_output_tensor(index)) for index in self._outputs])
         finally:
             self._idle.append(request)
@@ -79,5 +80,4 @@ def canonical_names(names: str) -> list[str]:
 
 
 def _owned(tensor: Any) -> Tensor:
-    found = torch.from_numpy(tensor.data)
-    return torch.empty(found.shape, dtype=found.dtype).copy_(found)
+    return torch.from_numpy(tensor.data.copy())

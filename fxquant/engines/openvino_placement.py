@@ -1,16 +1,16 @@
 """Where OpenVINO wants its quantize → dequantize pairs: on what its int8 kernels read, and nowhere else.
 
     conv → q → dq → relu6 → q → dq → maxpool → q → dq → conv        ⇒        conv → q → dq → maxpool → conv
-    conv → q → dq → add(·, skip) → relu → q → dq → conv             ⇒        conv → add(·, codes) → relu → q → dq → conv
+    conv → q → dq → add(·, skip) → relu → q → dq → conv             ⇒        the same, skip being the codes of a layer
 
 Rules, from per-op profiles of OpenVINO 2026.4 on a CPU with VNNI and AMX; each pair that goes is one rounding less:
 
-1. Layers with int8 weights read codes; other ops compute in the CPU's float type. Add, attention, softmax and norms on
-   codes cost a quantize each, and win nothing: they wait for memory, or are fused into the layer before them.
+1. Layers with int8 weights read codes; other ops compute in the CPU's float type. Other adds, attention, softmax and
+   norms on codes cost a quantize each, and win nothing: they wait for memory, or are fused into the layer before them.
 2. A pair stands before reshapes, max pooling and concatenation, which then move bytes, but after transposes, which
    move bytes slowly.
-3. The float output of a convolution that is summed stays float: conv + sum + relu + quantize is one kernel. The other
-   summand is read as codes where a layer reads these anyway.
+3. A sum with a convolution's result reads codes on both sides: conv + quantize + sum + relu + quantize is one kernel.
+   With a float summand the last quantize is a pass of its own over memory.
 4. Signed ranges are symmetric int8: kernels add a correction for a zero point. Zero stays exactly zero.
 5. A clamp ends where its range ends: quantize is that clamp.
 """
@@ -42,7 +42,7 @@ def placed(canonical: fx.GraphModule) -> fx.GraphModule:
     made = copied(canonical)
     placing = _Placing(made)
     placing.place_before_layers()
-    placing.share_with_sums()
+    placing.place_before_sums()
     made.graph.eliminate_dead_code()
     drop_unused_modules(made)
     made.recompile()
@@ -85,22 +85,15 @@ class _Placing:
             if grid is not None:
                 layer.update_arg(0, self._on_codes(layer.args[0], grid))
 
-    def share_with_sums(self) -> None:
-        """Rule 3: a sum with a convolution reads the other summand's codes, where there are some."""
+    def place_before_sums(self) -> None:
+        """Rule 3: a sum with a convolution's result reads codes on both sides, where both have a grid."""
         for node in self.graph.nodes:
-            if node.target not in _ADDS or len(node.args) != 2:
+            if node.target not in _ADDS or len(node.args) != 2 or not any(map(_is_convolution, node.args)):
                 continue
-            for index, other in ((0, 1), (1, 0)):
-                value, summed = node.args[index], node.args[other]
-                if isinstance(summed, fx.Node) and summed.target in _CONVOLUTIONS and len(summed.users) == 1:
-                    shared = self._shared(value)
-                    if shared is not None:
-                        node.update_arg(index, shared)
-                        break
-
-    def _shared(self, value: Any) -> fx.Node | None:
-        grid = self._grids.get(value)
-        return None if grid is None else self._made.get((value, grid.for_kernels))
+            for index, value in enumerate(node.args):
+                grid = self._grid_behind(value) if isinstance(value, fx.Node) else None
+                if grid is not None:
+                    node.update_arg(index, self._on_codes(value, grid))
 
     def _grid_behind(self, value: Any) -> Grid | None:
         """The grid that a value had, or the one of what it was moved from."""
@@ -146,6 +139,10 @@ class _Placing:
 
 def _is_layer(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in LAYERS and bool(node.args)
+
+
+def _is_convolution(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.target in _CONVOLUTIONS
 
 
 def _is_value(node: Any) -> bool:
