@@ -104,6 +104,16 @@ def test_a_clamp_without_zero_in_it_stays():
     assert len(quantizes(after)) == len(quantizes(before)) and not any(map(folded, quantizes(after)))
 
 
+def test_a_clamp_is_folded_too_where_the_layer_after_it_happens_to_give_the_same_grid():
+    model = nn.Sequential(conv(), nn.ReLU6(), nn.Conv2d(8, 8, 3), nn.ReLU6(), nn.Conv2d(8, 4, 1))
+    with torch.no_grad():
+        model[0].weight *= 20
+        model[2].weight *= 20  # both reach 6
+    before, after = both(model, data())
+    assert len({node.args[1:5] for node in quantizes(before)[1:-1]}) == 1, "one grid"
+    assert [folded(node) for node in quantizes(after)] == [None, (0.0, 6.0), (0.0, 6.0), None]
+
+
 class TwoReaders(nn.Module):
     def __init__(self):
         super().__init__()
