@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxquant.errors import UnmeasurableError
@@ -19,12 +20,18 @@ if TYPE_CHECKING:
     from fxquant.model import CompiledModel
 
 BINS = 64
+_CLAMPS: frozenset[Any] = frozenset(
+    {nn.ReLU, nn.ReLU6, nn.Hardtanh, F.relu, F.relu6, F.hardtanh, torch.relu, torch.clamp, "clamp", "relu"}
+)
 MOST_BYTES = 2**28  # of float activations that are kept to compare with
 
 
 @dataclass(frozen=True, slots=True)
 class LayerMeasure:
-    """One call site, over the rows that were measured. Where a kernel computes several sites, the last one has it."""
+    """One call site, over the rows that were measured. Where a kernel computes several sites, the last one has it.
+
+    A value on codes that only a clamp reads is compared as the clamp lets it through, and has no range of its own.
+    """
 
     site: str
     module: str
@@ -34,7 +41,7 @@ class LayerMeasure:
     low: float  # smallest and largest float value
     high: float
     histogram: tuple[int, ...]  # of the float values, BINS equal bins from low to high
-    quant_low: float | None  # the range that its codes can hold; None where the result is float
+    quant_low: float | None  # the range that its codes can hold; None where the result is float, or clamped next
     quant_high: float | None
     clipped: float  # share of the float values outside of that range, 0 to 1
     seconds: float | None = None  # of its kernel, where it was timed
@@ -164,10 +171,28 @@ class _Compared(fx.Interpreter):
         expected = self.reference.get(site)
         if not isinstance(value, Tensor) or expected is None or value.shape != expected.shape:
             return value
-        self.sqnr[site] = sqnr_db(expected, value.dequantize() if value.is_quantized else value)
-        if value.is_quantized:
-            self.ranges[site] = _range_of(value)
+        actual = value.dequantize() if value.is_quantized else value
+        clamp = self._clamp_after(node) if value.is_quantized else None
+        if clamp is not None:  # the codes have the range of what it lets through: the rest is no error of theirs
+            self.sqnr[site] = sqnr_db(*(self._clamped(clamp, tensor) for tensor in (expected, actual)))
+        else:
+            self.sqnr[site] = sqnr_db(expected, actual)
+            if value.is_quantized:
+                self.ranges[site] = _range_of(value)
         return as_codes(expected, value) if node in self.forced else value
+
+    def _clamp_after(self, node: fx.Node) -> fx.Node | None:
+        """The clamp that alone reads this node."""
+        reader = next(iter(node.users), None)
+        if reader is None or len(node.users) > 1 or reader.all_input_nodes != [node]:
+            return None
+        kind = type(self.fetch_attr(str(reader.target))) if reader.op == "call_module" else reader.target
+        return reader if kind in _CLAMPS else None
+
+    def _clamped(self, clamp: fx.Node, value: Tensor) -> Tensor:
+        args, kwargs = fx.node.map_arg((clamp.args, clamp.kwargs), lambda _: value.clone())
+        found: Tensor = getattr(self, clamp.op)(clamp.target, args, kwargs)
+        return found
 
 
 def _range_of(value: Tensor) -> tuple[float, float]:

@@ -103,6 +103,11 @@ class QuantPlan:
         decision = self.of(node)
         return decision is not None and bool(decision.fallbacks)
 
+    def asks_nothing(self, node: fx.Node) -> bool:
+        """Is this node float because no rule wants anything else of it, and not for want of a kernel?"""
+        decision = self.of(node)
+        return decision is not None and decision.mode is Mode.FLOAT and decision.requested == Mode.FLOAT
+
     def with_decisions(self, changed: Mapping[str, Decision]) -> QuantPlan:
         """The plan with other decisions for some sites."""
         return replace(self, decisions=tuple(changed.get(decision.site, decision) for decision in self.decisions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -62,6 +63,12 @@ def _with_our_observers(qconfig: object | None) -> object | None:
         return qconfig
     if ask.activation.observer == "HistogramObserver":
         ask = replace(ask, activation=replace(ask.activation, observer=MSE))
+    return _made(ask)
+
+
+@functools.cache
+def _made(ask: Ask) -> object:
+    """One object for one ask, whichever preset asks: a chain sees by it that a link asks the same again."""
     return torch_ao.make_qconfig(ask)
 
 

@@ -15,6 +15,7 @@ through such ops themselves, where a pair after each would be a rounding of its 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -45,11 +46,11 @@ def elide(graph: fx.Graph) -> int:
     return found
 
 
-def drop_relus(graph: fx.Graph, ledger: Ledger) -> int:
-    """Drop every ReLU of values that are not below zero. How many."""
+def drop_relus(graph: fx.Graph, floats: Collection[fx.Node], ledger: Ledger) -> int:
+    """Drop every ReLU of values that are not below zero, but those that are to stay `floats`. How many."""
     found = 0
     for node in list(graph.nodes):
-        source = node.args[0] if _is_relu(node) else None
+        source = node.args[0] if _is_relu(node) and node not in floats else None
         if not isinstance(source, fx.Node) or not is_activation_dequantize(source) or is_kept_float(node):
             continue
         quantize: Any = source.args[0]

@@ -32,6 +32,7 @@ from fxquant.ledger import Ledger
 from fxquant.origin import carry, site_of
 from fxquant.passes._canonical import is_activation_dequantize, is_activation_quantize
 from fxquant.passes._moving import keeps_range
+from fxquant.passes._packing import PACKED
 from fxquant.targets import has_saturation_risk, isa
 
 FOLDED = "fxq_folded"  # meta key of a quantize: the ends that the activation clamped to
@@ -159,14 +160,15 @@ def _rounded_for_it_alone(activation: fx.Node) -> fx.Node | None:
 def _of_the_same_grid(quantize: fx.Node) -> list[fx.Node] | None:
     """This quantize, and those that repeat its grid after ops that stay within it; None where one cannot follow.
 
-    An engine runs such an op on codes only while both sides have one grid.
+    An engine runs such an op on codes only while both sides have one grid. A layer with weights takes any grid for its
+    result: that it has the same one (two ReLU6 that are both used up to 6) binds nothing.
     """
     found = [quantize]
     for reader in found:  # it grows as they are found
         values = [user for user in reader.users if is_activation_dequantize(user)]
         if len(values) != len(reader.users):
             return None
-        for op in [user for value in values for user in value.users]:
+        for op in [user for value in values for user in value.users if user.target not in PACKED]:
             again = [user for user in op.users if is_activation_quantize(user) and user.args[1:] == quantize.args[1:]]
             if again and not keeps_range(op):
                 return None

@@ -24,9 +24,13 @@ NARROWED = "fxq_narrowed"  # meta key of a clamp: its input is quantized as its 
 
 
 def narrow(program: Program) -> None:
-    """Let the observer behind each clamp stand for the one before it as well."""
-    graph_module = program.graph_module
-    for clamp in [node for node in graph_module.graph.nodes if is_clamp(graph_module, node)]:
+    """Let the observer behind each clamp stand for the one before it as well, but where the plan wants it in float32.
+
+    With equal ranges on both sides it would run on codes.
+    """
+    graph_module, plan = program.graph_module, program.plan
+    clamps = [node for node in graph_module.graph.nodes if is_clamp(graph_module, node)]
+    for clamp in [node for node in clamps if plan is None or not plan.asks_nothing(node)]:
         before = clamp.all_input_nodes[0]
         if not _is_for_this_clamp(graph_module, before, clamp):
             continue

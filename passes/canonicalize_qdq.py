@@ -23,16 +23,20 @@ from fxquant.program import Program, Stage
 
 @dataclass(frozen=True)
 class CanonicalizeQDQ(Pass):
-    """ReLU6 and other clamps ⇒ the range of the quantize after them; a second rounding to the same grid ⇒ none."""
+    """ReLU6 and other clamps ⇒ the range of the quantize after them; a second rounding to the same grid ⇒ none.
+
+    An activation that the plan wants in float32 stays an op of its own.
+    """
 
     name: ClassVar[str] = "canonicalize-qdq"
     accepts: ClassVar[frozenset[Stage]] = frozenset({Stage.CONVERTED})
 
     def run(self, program: Program, ledger: Ledger) -> Program:
-        graph = program.graph
-        for node in [node for node in graph.nodes if is_activation_quantize(node)]:
+        graph, plan = program.graph, program.plan
+        floats = frozenset() if plan is None else frozenset(filter(plan.asks_nothing, graph.nodes))
+        for node in [node for node in graph.nodes if is_activation_quantize(node) and node.args[0] not in floats]:
             _canonical_ranges.fold(graph, node, program.engine, ledger)
-        while _canonical_pairs.elide(graph) + _canonical_pairs.drop_relus(graph, ledger):
+        while _canonical_pairs.elide(graph) + _canonical_pairs.drop_relus(graph, floats, ledger):
             pass  # a ReLU between two pairs of one grid: the second pair goes when the ReLU has gone
         graph.eliminate_dead_code()
         drop_unused_modules(program.graph_module)

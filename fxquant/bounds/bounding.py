@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from fxquant.row import Row
 
 
+_ROUNDINGS = (qdq.quantize_per_tensor, qdq.dequantize_per_tensor)
+
+
 def error_bound(
     compiled: CompiledModel,
     inputs: tuple[Any, ...] | Mapping[str, Any] | Tensor,
@@ -115,7 +118,9 @@ def _paths(compiled: CompiledModel) -> tuple[str, ...]:
 
 
 def _half_step(node: fx.Node) -> float:
-    scales = [user.args[1] for user in node.users if user.target is qdq.quantize_per_tensor]
+    """Of the quantize after the node, or of its own: a dequantize has a site where its range is an activation."""
+    roundings = [user for user in node.users if user.target is qdq.quantize_per_tensor]
+    scales = [found.args[1] for found in (*roundings, node) if found.target in _ROUNDINGS]
     return max((scale for scale in scales if isinstance(scale, float)), default=0.0) / 2
 
 

@@ -59,7 +59,7 @@ class Explain(Walk):
             return value
         if not expected.is_floating_point() or (isinstance(value, Tensor) and not value.is_floating_point()):
             return value
-        self._compare(self.sites[node], lifted(value), expected)
+        self._compare(self.sites[node], *_within_codes(node, lifted(value), expected))
         is_kept = node in self.kept or (bool(self.kept) and self._is_view(node, value))
         return value if is_kept else exact(expected)
 
@@ -87,6 +87,21 @@ class Explain(Walk):
         over = torch.where(shift <= allowed, 0.0, shift - allowed)
         if bool((over != 0).any()):
             self.excess[site] = float(torch.nan_to_num(over, nan=torch.inf).max())
+
+
+def _within_codes(node: fx.Node, value: Bounded, expected: Tensor) -> tuple[Bounded, Tensor]:
+    """Both within the range of its codes, for a dequantize that has a site: it stands for the clamp that this range is.
+
+    Zero is on the grid; another end of the clamp is up to half a step off.
+    """
+    codes: Any = node.args[0]
+    if node.target is not qdq.dequantize_per_tensor or not isinstance(codes.args[1], float):
+        return value, expected
+    _, scale, zero_point, quant_min, quant_max, _ = codes.args
+    low, high, half = (quant_min - zero_point) * scale, (quant_max - zero_point) * scale, HALF * scale
+    is_at_end = (value.value >= high - half) | ((value.value <= low + half) & (low < 0.0))
+    error = value.error + torch.where(is_at_end, half, 0.0)
+    return replace(value, value=value.value.clamp(low, high), error=error), expected.clamp(low, high)
 
 
 def _half(value: Tensor, before: Any) -> Any:

@@ -8,9 +8,11 @@ from torch import nn
 from torch.ao.quantization import QConfigMapping
 
 import fxquant
+from fxquant import qdq
 from fxquant.bounds import formats
 from fxquant.bounds.bounding import error_bound
 from fxquant.bounds.rounding import nothing_rounded
+from support.compiling import ENGINES
 
 X = torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(0))
 
@@ -65,6 +67,38 @@ def test_a_weight_that_is_another_one_is_not_explained(asked):
             if name.startswith("head.weight"):
                 value.copy_(value.flip(0))
     assert [found.site for found in error_bound(compiled, X, model=model).unexplained] == ["head"]
+
+
+FOLDED = {"relu6": nn.ReLU6(), "from below zero": nn.Hardtanh(-1.0, 2.0), "narrow": nn.Hardtanh(-0.3, 0.4)}
+
+
+def clamped(clamp):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(5, 6, 3), FOLDED[clamp], nn.Conv1d(6, 4, 3)).eval()
+    compiled = fxquant.compile(model, "int8", calibration_data=[4 * X], target="onednn")
+    assert "folded into the range" in compiled.ledger["_1"].reason
+    return model, compiled
+
+
+@pytest.mark.skipif("onednn" not in ENGINES, reason="needs oneDNN, whose kernels take all 8 bits")
+@pytest.mark.parametrize("factor", [0.5, 4.0, 12.0])
+@pytest.mark.parametrize("clamp", FOLDED)
+def test_a_clamp_that_became_a_range_is_explained(clamp, factor):
+    model, compiled = clamped(clamp)
+    bound = error_bound(compiled, X * factor, model=model)
+    assert not bound.unbounded and not bound.unexplained
+    error = (compiled(X * factor) - model(X * factor)).abs()
+    assert bool((error <= bound.leaves[0].bound * (1 + 1e-6) + 1e-6).all())
+
+
+@pytest.mark.skipif("onednn" not in ENGINES, reason="needs oneDNN, whose kernels take all 8 bits")
+@pytest.mark.parametrize("clamp", FOLDED)
+def test_a_range_that_is_not_that_of_the_clamp_is_not_explained(clamp):
+    model, compiled = clamped(clamp)
+    [_, quantize, _] = [node for node in compiled.canonical.graph.nodes if node.target is qdq.quantize_per_tensor]
+    for node in (quantize, *quantize.users):
+        node.args = (*node.args[:2], node.args[2] + 5, *node.args[3:])  # five steps lower at both ends
+    assert [found.site for found in error_bound(compiled, 4 * X, model=model).unexplained] == ["_1"]
 
 
 def test_a_bfloat16_kernel_is_within_what_it_is_allowed():

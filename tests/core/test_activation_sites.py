@@ -72,6 +72,7 @@ GENERATOR = torch.Generator().manual_seed(3)
 PICTURES = [torch.randn(16, 3, 8, 8, generator=GENERATOR) for _ in range(3)]
 SMALL = [torch.randn(16, 2, 8, 8, generator=GENERATOR) for _ in range(2)]
 VECTORS = [torch.randn(32, 8, generator=GENERATOR) for _ in range(2)]
+NOT_LOWERED = fxquant.default_pipeline(target="x86").without("lower-native")
 PLAIN = RecipeRule(("*",), scheme="int8")
 
 
@@ -148,10 +149,25 @@ def test_what_only_moves_values_follows_the_site_it_moves():
 @pytest.mark.parametrize("site", ["output", "input"])
 def test_a_site_is_quantized_as_its_rule_says_and_the_others_as_before(said, limits, site):
     model, target = seeded(Forked), "a" if site == "output" else "left"
-    compiled = with_sites(model, VECTORS, ActivationRule((target,), site=site, **said))
-    found = [node.args[3:5] for node in written(compiled, "a")]
+    converted = with_sites(model, VECTORS, ActivationRule((target,), site=site, **said), passes=NOT_LOWERED)
+    found = [node.args[3:5] for node in written(converted, "a")]
     assert found == [limits] if site == "output" else sorted(found) == sorted([limits, (0, 255)])
+    compiled = with_sites(model, VECTORS, ActivationRule((target,), site=site, **said))
     assert "by activation rule 1 of the recipe" in rows(compiled)[target].reason
+
+
+@pytest.mark.parametrize("site", ["output", "input"])
+def test_signed_codes_of_all_8_bits_run_on_x86_as_unsigned_ones_of_the_same_values(site):
+    model, target = seeded(Forked), "a" if site == "output" else "left"
+    rule = ActivationRule((target,), site=site, dtype="int8")
+    converted, compiled = with_sites(model, VECTORS, rule, passes=NOT_LOWERED), with_sites(model, VECTORS, rule)
+    signed, unsigned = ([node.args[1:] for node in written(found, "a")] for found in (converted, compiled))
+    [(scale, zero_point, *_)] = [args for args in signed if args[-1] is torch.int8]
+    shifted = (scale, zero_point + 128, 0, 255, torch.uint8)
+    assert unsigned == [shifted if args[-1] is torch.int8 else args for args in signed]
+    assert all(row.effective == "int8" for row in compiled.ledger.layers)
+    for ours, theirs in zip(compiled(VECTORS[0]), converted(VECTORS[0]), strict=True):
+        assert sqnr_db(theirs, ours) > 40
 
 
 def test_an_observer_alone_changes_the_range_and_keeps_the_kernel():

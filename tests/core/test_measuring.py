@@ -14,7 +14,7 @@ import fxquant
 from fxquant.errors import UnmeasurableError
 from fxquant.measuring import BINS, measure
 from support.asserts import untouched
-from support.compiling import compile_model
+from support.compiling import ENGINES, compile_model
 from support.data import vectors
 from support.models import FAMILIES, MODELS
 from support.models.case import Case
@@ -76,6 +76,23 @@ def test_ranges_and_histograms_are_those_of_the_float_values():
     assert (layer.low, layer.high) == (expected.min().item(), expected.max().item())
     assert sum(layer.histogram) == expected.numel() and layer.seconds > 0
     assert layer.quant_low < layer.quant_high
+
+
+@pytest.mark.skipif("fbgemm" not in ENGINES, reason="this torch has no FBGEMM, which computes the clamp by itself")
+@pytest.mark.parametrize("clamp", [nn.ReLU6(), nn.Hardtanh(-0.5, 1.5)])
+def test_a_value_before_a_clamp_is_compared_as_the_clamp_lets_it_through(clamp):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), clamp, nn.Conv2d(8, 4, 3)).eval()
+    compiled = fxquant.compile(model, "int8", calibration_data=4 * torch.randn(4, 3, 8, 8), target="fbgemm")
+    layers = {layer.module: layer for layer in measure(compiled, is_timed=False).layers}
+    assert layers["0"].own_sqnr_db > 25, "its codes end where the clamp does"
+    assert layers["0"].low < -4 and layers["0"].clipped == 0 and layers["0"].quant_low is None
+    assert layers["1"].quant_high is not None
+    node = next(node for node in compiled.graph_module.graph.nodes if "packed" in str(node.args))
+    node.args = (*node.args[:2], node.args[2] / 4, *node.args[3:])  # a quarter of its scale: the codes end before it
+    compiled.graph_module.recompile()
+    worse = {layer.module: layer for layer in measure(compiled, is_timed=False).layers}
+    assert worse["0"].own_sqnr_db < 15, "what the clamp lets through and the codes do not is an error"
 
 
 def test_other_inputs_come_in_every_form_of_a_call():

@@ -13,6 +13,7 @@ import fxquant
 from fxquant.comparing.timing import Timing
 from fxquant.engines.engine import EngineModule
 from fxquant.errors import UnknownTargetError, UsageError
+from fxquant.passes import _placing_engines
 from fxquant.presence import Presence
 from fxquant.program import Stage
 from fxquant.racing import VARIABLE, fastest
@@ -237,11 +238,16 @@ def test_a_chain_races_once_and_its_rounds_go_on(monkeypatch):
 
 
 def test_a_winner_whose_precision_cannot_be_placed_is_kept_as_it_is_and_it_is_said(monkeypatch):
-    install(monkeypatch, engine_of(Quick, "openvino"))  # a module without what the measuring needs
+    def contest(*_, **__):
+        raise RuntimeError("it tells no times")
+
+    install(monkeypatch, engine_of(Quick, "openvino"))
+    monkeypatch.setattr(_placing_engines, "contest", contest)
     model = raced(place=None)
     assert model.target == "openvino"
-    assert [row.reason.partition(": ")[0] for row in model.ledger.notices if row.code == "FXQ512"] == [
-        "precision is not placed for openvino"
+    assert [row.reason for row in model.ledger.notices if row.code == "FXQ512"] == [
+        "precision is not placed for openvino: openvino does not run this model: "
+        "pass 'place-precision' failed: RuntimeError: it tells no times"
     ]
 
 

@@ -14,8 +14,10 @@ from torch import nn
 import fxquant
 from fxquant import qdq
 from fxquant.numerics import sqnr_db
+from fxquant.origin import origins
 from fxquant.passes._canonical import is_activation_quantize
 from fxquant.passes._canonical_ranges import Grid, folded, unrounded
+from fxquant.recipe import Recipe, RecipeRule
 from support.compiling import ENGINES
 from support.drawn_models import drawn, policy, static
 from support.models import MODELS
@@ -102,6 +104,26 @@ def test_a_clamp_that_is_a_method_is_folded_too():
 def test_a_clamp_without_zero_in_it_stays():
     before, after = both(nn.Sequential(conv(), nn.Hardtanh(0.5, 2.0), conv_after()), data())
     assert len(quantizes(after)) == len(quantizes(before)) and not any(map(folded, quantizes(after)))
+
+
+def test_a_clamp_is_folded_too_where_the_layer_after_it_happens_to_give_the_same_grid():
+    model = nn.Sequential(conv(), nn.ReLU6(), nn.Conv2d(8, 8, 3), nn.ReLU6(), nn.Conv2d(8, 4, 1))
+    with torch.no_grad():
+        model[0].weight *= 20
+        model[2].weight *= 20  # both reach 6
+    before, after = both(model, data())
+    assert len({node.args[1:5] for node in quantizes(before)[1:-1]}) == 1, "one grid"
+    assert [folded(node) for node in quantizes(after)] == [None, (0.0, 6.0), (0.0, 6.0), None]
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-1.0, 2.0)])
+def test_an_activation_that_a_rule_keeps_float_stays_an_op_of_its_own(activation):
+    model = nn.Sequential(conv(), activation, conv_after()).eval()
+    rules = RecipeRule(("1",), scheme="float"), RecipeRule(("*",), scheme="int8")
+    compiled = fxquant.compile(model, Recipe(rules), calibration_data=data(), target=WIDE)
+    row = compiled.ledger["_1"]
+    assert (row.requested, row.effective) == ("float32", "float32") and "rule 1 of the recipe" in row.reason
+    assert len([node for node in compiled.graph_module.graph.nodes if "_1" in origins(node)]) == 1
 
 
 class TwoReaders(nn.Module):
