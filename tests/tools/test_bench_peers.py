@@ -181,6 +181,21 @@ def job(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize("name", BENCHED)
+def test_a_job_is_the_same_to_the_bit_in_the_sides_processes(name, tmp_path):
+    job = Job.of(name, BENCHED[name], full=False, threads=1)
+    job.save(tmp_path / "job.pt")
+    again = Job.load(tmp_path / "job.pt", BENCHED)
+    assert (again.name, again.threads, again.is_full, again.model.training) == (name, 1, False, False)
+    ours, theirs = ((each.held_out, *each.batches) for each in (job, again))
+    assert all(
+        torch.equal(a, b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    assert torch.equal(again.reference, job.reference)
+    with torch.inference_mode():
+        assert torch.equal(again.model(*job.rows(8)), job.model(*job.rows(8)))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; other systems have the signals too")
 def test_a_side_fails_with_its_reason_works_on_and_is_stopped_between_its_turns(job):
     one = worker(job, "fx-onednn")
