@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -256,9 +255,8 @@ def test_a_small_run_writes_its_numbers_and_its_chart_and_tells_failures_as_rows
     numbers, chart = tmp_path / "peers.json", tmp_path / "peers.svg"
     arguments = ["--quick", "--models", "lstm", "--sides", "float-eager,fxquant-onednn", "--batches", "1,2"]
     arguments += ["--rounds", "1", "--threads", "1", "--json", str(numbers), "--chart", str(chart)]
-    command = [sys.executable, "-P", "-m", "fxquant.tools.bench", "peers", *arguments, "--tests", TESTS]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"})
-    assert found.returncode == 0, found.stderr
+    found = CliRunner().invoke(benches, ["peers", *arguments, "--tests", TESTS], catch_exceptions=False)
+    assert found.exit_code == 0, found.output
     run = Result.of_dict(json.loads(numbers.read_text()))
     eager, ours = run.models[0].sides
     assert eager.sqnr() > 100 and ours.sqnr() > 15 and not ours.failure

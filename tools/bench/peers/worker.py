@@ -46,8 +46,8 @@ class _Served:
         from fxquant.tools.bench.zoo import load_zoo
 
         torch.set_num_threads(threads)
-        zoo = {**load_zoo(tests or None), **load_zoo(tests or None, "BENCHED")}
-        self.job, self.side = Job.load(path, zoo), SIDES[side]
+        self.side = SIDES[side]
+        self.job = Job.load(path, {**load_zoo(tests or None), **load_zoo(tests or None, "BENCHED")})
         self.builder: Any = None
         self.calls: dict[int, Callable[[], Any]] = {}
         self.inference = torch.inference_mode
