@@ -103,8 +103,18 @@ def test_other_shapes_are_compiled_when_they_come_and_the_graphs_kept_are_few(mo
 
 def test_a_shape_that_the_graph_does_not_take_is_a_runtime_error() -> None:
     _, x, engine = small()
-    with pytest.raises(RuntimeError, match="OpenVINO"):
+    with pytest.raises(RuntimeError, match="to have 3 channels, but got 2 channels"):  # the graph's own words
         engine(x[:, :2])
+
+
+def test_a_shape_that_the_graph_takes_and_openvino_does_not_is_a_runtime_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise EngineRefusal("no form of it")
+
+    _, x, engine = small()
+    monkeypatch.setattr("fxquant.engines.openvino.to_model", refuse)
+    with pytest.raises(RuntimeError, match="OpenVINO: no form of it"):
+        engine(x[:, :, :5])
 
 
 def test_results_own_their_memory_and_inputs_stay_as_they_are() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from fxquant.graphs.snapshot import GraphSnapshot, NodeRecord
 from fxquant.tools.cli import run
-from support.command import fxquant, fxquant_into_closed_pipe
+from support.command import fxquant, fxquant_into_closed_pipe, interruptible
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="scripts that stand in for dot, signals, closed pipes")
 
@@ -64,14 +64,18 @@ def test_row_77_a_renderer_that_gives_no_picture_leaves_the_text(tmp_path, does)
 def test_row_77_and_78_an_interrupt_while_the_renderer_hangs_is_130_and_leaves_no_process(tmp_path):
     path = dot_that(tmp_path, f"echo $$ > {tmp_path}/half; /bin/mv {tmp_path}/half {tmp_path}/pid; exec /bin/sleep 60")
     command = [sys.executable, "-m", "fxquant", "graph", written(tmp_path), "-o", f"{tmp_path}/g.svg"]
-    process = subprocess.Popen(
-        command, env={**os.environ, "PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=os.sep
-    )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=20)
+    environment = {**os.environ, "PATH": path}
+    with interruptible():
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=os.sep)
+    with process:  # whatever fails here, else a later test would be blamed for what is left
+        try:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert (process.returncode, told) == (130, b"interrupted\n")
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from fxquant.tools.cli import run
@@ -106,6 +108,16 @@ def run_in_ascii(*arguments: str) -> tuple[int, str, str]:
         status = run(arguments)
         err.flush()
     return status, *(stream.buffer.getvalue().decode("ascii") for stream in (out, err))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Processes that are started here heed SIGINT, though these tests may run in the background, where none does."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def fxquant(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -46,5 +46,7 @@ def weights_like(held: Held, name: str, shape: torch.Size) -> list[torch.Tensor]
     if last == "in_proj_weight" and f"{owner}.q_proj" in held:
         parts = [[t for t in held[f"{owner}.{part}_proj"] if t.shape[1:] == shape[1:]] for part in ("q", "k", "v")]
         return [torch.cat(each) for each in zip(*parts, strict=True)]
-    places = (owner, f"{owner}.{last.removeprefix('weight_')}", f"{owner}.{last.removeprefix('weight_').split('_')[0]}")
+    places = [owner, f"{owner}.{last.removeprefix('weight_')}", f"{owner}.{last.removeprefix('weight_').split('_')[0]}"]
+    if last == "in_proj_weight":
+        places.append(f"{owner}.q_proj_k_proj_v_proj")  # written out, and stacked again by fuse-projections
     return [tensor for place in dict.fromkeys(places) for tensor in held.get(place, []) if tensor.shape == shape]

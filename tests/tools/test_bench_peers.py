@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -181,6 +180,21 @@ def job(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize("name", BENCHED)
+def test_a_job_is_the_same_to_the_bit_in_the_sides_processes(name, tmp_path):
+    job = Job.of(name, BENCHED[name], full=False, threads=1)
+    job.save(tmp_path / "job.pt")
+    again = Job.load(tmp_path / "job.pt", BENCHED)
+    assert (again.name, again.threads, again.is_full, again.model.training) == (name, 1, False, False)
+    ours, theirs = ((each.held_out, *each.batches) for each in (job, again))
+    assert all(
+        torch.equal(a, b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True)
+    )
+    assert torch.equal(again.reference, job.reference)
+    with torch.inference_mode():
+        assert torch.equal(again.model(*job.rows(8)), job.model(*job.rows(8)))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc; other systems have the signals too")
 def test_a_side_fails_with_its_reason_works_on_and_is_stopped_between_its_turns(job):
     one = worker(job, "fx-onednn")
@@ -241,9 +255,8 @@ def test_a_small_run_writes_its_numbers_and_its_chart_and_tells_failures_as_rows
     numbers, chart = tmp_path / "peers.json", tmp_path / "peers.svg"
     arguments = ["--quick", "--models", "lstm", "--sides", "float-eager,fxquant-onednn", "--batches", "1,2"]
     arguments += ["--rounds", "1", "--threads", "1", "--json", str(numbers), "--chart", str(chart)]
-    command = [sys.executable, "-P", "-m", "fxquant.tools.bench", "peers", *arguments, "--tests", TESTS]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"})
-    assert found.returncode == 0, found.stderr
+    found = CliRunner().invoke(benches, ["peers", *arguments, "--tests", TESTS], catch_exceptions=False)
+    assert found.exit_code == 0, found.output
     run = Result.of_dict(json.loads(numbers.read_text()))
     eager, ours = run.models[0].sides
     assert eager.sqnr() > 100 and ours.sqnr() > 15 and not ours.failure

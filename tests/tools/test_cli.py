@@ -17,6 +17,7 @@ from fxquant.errors import ArtifactError, CalibrationError, FxQuantError, UsageE
 from fxquant.tools import cli as command_line
 from fxquant.tools.cli import EXTRAS, INTERRUPTED, VERBS, cli, run
 from fxquant.tools.terminal import ASCII
+from support.command import interruptible
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 COMMAND = [sys.executable, "-m", "fxquant"]
@@ -166,7 +167,8 @@ def test_a_process_that_is_interrupted_ends_with_130():
     code += "stop = click.Command('probe', callback=lambda: os.kill(os.getpid(), signal.SIGINT))\n"
     code += "cli.LazyGroup.get_command = lambda *_: stop\n"
     code += "import sys; sys.argv = ['fxquant', 'probe']; cli.main()\n"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=os.sep, check=False)
+    with interruptible():
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=os.sep, check=False)
     assert (found.returncode, found.stderr) == (130, "interrupted\n")
 
 

@@ -14,7 +14,7 @@ from fxquant.errors import RendererMissingError
 from fxquant.tools.cli import run
 from fxquant.tools.graph import FORMATS
 from fxquant.tools.model_reference import STAGES
-from support.command import fxquant, fxquant_into_closed_pipe, run_in_ascii, write_source
+from support.command import fxquant, fxquant_into_closed_pipe, interruptible, run_in_ascii, write_source
 
 SHAPE = ("--shape", "2,3,6,6")
 MAGIC = {
@@ -187,7 +187,8 @@ def test_a_closed_pipe_is_quiet_and_no_failure(nets, tmp_path):
 
 def test_an_interrupt_in_the_factory_is_status_130(tmp_path):
     (tmp_path / "n.py").write_text("import os, signal\ndef make(): os.kill(os.getpid(), signal.SIGINT)\n")
-    found = fxquant("graph", f"{tmp_path}/n.py:make")
+    with interruptible():
+        found = fxquant("graph", f"{tmp_path}/n.py:make")
     assert (found.returncode, found.stdout, found.stderr) == (130, b"", b"interrupted\n")
 
 

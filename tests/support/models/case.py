@@ -35,16 +35,23 @@ class Case:
 
     def make(self, *, full: bool = False) -> nn.Module:
         """The model in eval mode: the same bits on each call, the caller's RNG as before."""
-        build = self.build_full if full and self.build_full is not None else self.build
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(self.seed)
-            model = build()
+            model = self._built(full=full)
             _scale_weights(model)
             rows = (
                 8 if full and self.full is not None else 32
             )  # of the size that the model is for: see _settle_batchnorms
             _settle_batchnorms(model, lambda seed: (self.inputs(seed, rows, full=full), self.arguments(seed, rows)))
         return model.eval()
+
+    def unsettled(self, *, full: bool = False) -> nn.Module:
+        """The model in eval mode for a state of `make`'s to be loaded into: quick, and with weights of no use."""
+        with torch.random.fork_rng(devices=[]):
+            return self._built(full=full).eval()
+
+    def _built(self, *, full: bool) -> nn.Module:
+        return (self.build_full if full and self.build_full is not None else self.build)()
 
     def inputs(self, seed: int = 0, batch: int = 2, *, full: bool = False) -> tuple[Any, ...]:
         """The positional arguments of one call."""

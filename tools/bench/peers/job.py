@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,14 @@ class Job:
     held_out: Inputs
     reference: Tensor  # the float model's output for `held_out`
     threads: int
+    is_full: bool = False
 
     @classmethod
     def of(cls, name: str, case: Any, *, full: bool, threads: int) -> Job:
         """The job of a case of the zoo."""
         model, held_out = case.make(full=full), case.inputs(0, HELD_OUT, full=full)
-        return cls(name, model, case.batches(*CALIBRATION, full=full), held_out, reference_of(model, held_out), threads)
+        batches, reference = case.batches(*CALIBRATION, full=full), reference_of(model, held_out)
+        return cls(name, model, batches, held_out, reference, threads, full)
 
     @property
     def kind(self) -> str:
@@ -62,13 +64,18 @@ class Job:
         return [tuple(tensor[row : row + 1] for tensor in batch) for batch in self.batches for row in range(count)]
 
     def save(self, path: Path) -> None:
-        """For the sides' processes. A pickle, read by nobody else."""
-        torch.save({name: getattr(self, name) for name in self.__slots__}, path)
+        """For the sides' processes: tensors and plain values; of the model its state alone."""
+        fields = {name: getattr(self, name) for name in self.__slots__ if name != "model"}
+        torch.save({**fields, "state": self.model.state_dict()}, path)
 
     @classmethod
-    def load(cls, path: Path) -> Job:
-        """What `save` wrote; the classes of the zoo have to be importable."""
-        return cls(**torch.load(path, weights_only=False))
+    def load(cls, path: Path, zoo: Mapping[str, Any]) -> Job:
+        """What `save` wrote, to the bit: the zoo's model of that name, with the state of the saved one."""
+        fields = torch.load(path, weights_only=True)
+        state = fields.pop("state")
+        model = zoo[fields["name"]].unsettled(full=fields["is_full"])
+        model.load_state_dict(state)
+        return cls(model=model, **fields)
 
 
 def reference_of(model: nn.Module, inputs: Inputs) -> Tensor:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fxquant.tools.bench.peers.job import Builder, Job
+if TYPE_CHECKING:  # it imports torch, and a wrong name is told without
+    from fxquant.tools.bench.peers.job import Builder, Job
 
 _HERE = "fxquant.tools.bench.peers"
 

@@ -44,6 +44,7 @@ class Worker:
             reply = self._answer({"do": what, **request})
         finally:
             self._signal("SIGSTOP")
+            self._await_stop()
         if "failure" in reply:
             raise SideFailed(reply["failure"])
         return reply
@@ -71,6 +72,11 @@ class Worker:
     def _signal(self, name: str) -> None:
         if self._process.poll() is None and hasattr(signal, name):  # Windows has neither: workers stay awake there
             self._process.send_signal(getattr(signal, name))
+
+    def _await_stop(self) -> None:
+        """A signal is only sent: until it has arrived, the next side would share the CPU with this one."""
+        if self._process.poll() is None and hasattr(os, "waitid"):
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)  # Popen waits for its end
 
     def end(self) -> None:
         """Stopped processes end by SIGKILL alone."""

@@ -39,15 +39,17 @@ class _Served:
     """What can be asked for."""
 
     def __init__(self, path: Path, side: str, tests: str, threads: int) -> None:
+        from fxquant.tools.bench.peers.sides import SIDES
+
+        self.side = SIDES[side]
+
         import torch
 
         from fxquant.tools.bench.peers.job import Job
-        from fxquant.tools.bench.peers.sides import SIDES
         from fxquant.tools.bench.zoo import load_zoo
 
         torch.set_num_threads(threads)
-        load_zoo(tests or None)
-        self.job, self.side = Job.load(path), SIDES[side]
+        self.job = Job.load(path, {**load_zoo(tests or None), **load_zoo(tests or None, "BENCHED")})
         self.builder: Any = None
         self.calls: dict[int, Callable[[], Any]] = {}
         self.inference = torch.inference_mode
