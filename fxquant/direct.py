@@ -45,7 +45,7 @@ def _whole(graph_module: fx.GraphModule) -> EngineModule | None:
     if len(calls) != 1 or list(calls[0].args) != inputs or calls[0].kwargs:
         return None
     results = next(node for node in graph_module.graph.nodes if node.op == "output").args[0]
-    picked = [(node.target, *node.args) if isinstance(node, fx.Node) else None for node in results]  # type: ignore[union-attr]
+    picked = [(node.target, *node.args) if isinstance(node, fx.Node) else None for node in results]
     if picked != [(operator.getitem, calls[0], index) for index in range(len(picked))]:
         return None
     engine = graph_module.get_submodule(str(calls[0].target))
