@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from fxquant import qdq
 from fxquant.artifact.formats import SMALLEST
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
@@ -35,7 +36,7 @@ from fxquant.passes._moving import keeps_range
 from fxquant.passes._packing import PACKED
 from fxquant.targets import has_saturation_risk, isa
 
-FOLDED = "fxq_folded"  # meta key of a quantize: the ends that the activation clamped to
+FOLDED = qdq.FOLDED
 _CLAMPS = (torch.clamp, torch.clip, "clamp", "clip")
 _GROUPS_OF_ONEDNN = 100
 

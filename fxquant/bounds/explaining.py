@@ -54,12 +54,19 @@ class Explain(Walk):
             return replace(weight, error=formats.weight_error(node, value, self._get))
         if node.op == "call_method" and node.target == "to" and isinstance(value, Tensor):
             return _half(value, self._get(node.args[0]))
+        folded = node.all_input_nodes[0].meta.get(qdq.FOLDED) if node.target is qdq.dequantize_per_tensor else None
+        if folded is not None and node not in self.sites and isinstance(value, (Tensor, Bounded)):
+            found = lifted(value)  # a write follows, which has the site: here is the clamp that the range stands for
+            return replace(found, value=found.value.clamp(*folded))
         expected = self.reference.get(self.sites.get(node, ""))
         if not isinstance(value, (Tensor, Bounded)) or expected is None or value.shape != expected.shape:
             return value
         if not expected.is_floating_point() or (isinstance(value, Tensor) and not value.is_floating_point()):
             return value
-        self._compare(self.sites[node], *_within_codes(node, lifted(value), expected))
+        clamped = _within_codes(node, lifted(value), expected)
+        self._compare(self.sites[node], *clamped)
+        if node.target is qdq.dequantize_per_tensor:  # memory of its own, whatever it is made from here
+            return clamped[0] if node in self.kept else exact(expected)
         is_kept = node in self.kept or (bool(self.kept) and self._is_view(node, value))
         return value if is_kept else exact(expected)
 

@@ -20,7 +20,7 @@ from fxquant.engines._openvino_moves import JOINS, joined, moved
 from fxquant.origin import carry
 
 Ends = tuple[float, float]
-FOLDED = "fxq_folded"  # meta key of a quantize, as canonicalize-qdq has it: the ends of a clamp that it computes too
+FOLDED = qdq.FOLDED
 _SEVEN_BITS = 127  # fewer codes than that were asked for, to be simulated
 _NOT_NEGATIVE = (
     F.relu, torch.relu, "relu", "relu_", F.relu6, torch.sigmoid, F.sigmoid, "sigmoid", torch.softmax, F.softmax,

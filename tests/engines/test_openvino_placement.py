@@ -84,8 +84,9 @@ def test_a_sum_with_a_convolution_reads_the_codes_that_the_next_layer_reads() ->
         return pair(pair(F.conv2d(skip, m.weight), SIGNED) + skip, SIGNED)
 
     made = placed(graph_of(forward))
-    (value,) = [node for node in made.graph.nodes if node.target is qdq.dequantize_per_tensor]
-    assert {user.name for user in value.users} == {"conv2d", "add"}
+    skip, summed = [node for node in made.graph.nodes if node.target is qdq.dequantize_per_tensor]
+    assert {user.name for user in skip.users} == {"conv2d", "add"}
+    assert summed.args[0].args[0].target is F.conv2d and [user.name for user in summed.users] == ["add"]
 
 
 def test_all_parts_of_a_concatenation_get_the_grid_of_its_reader() -> None:
@@ -126,7 +127,7 @@ def test_what_a_range_stood_for_comes_back_where_its_pair_goes() -> None:
     graph_module = graph_of(lambda m, x: pair(x * 2, UNSIGNED) + 1)
     assert F.hardtanh in targets(placed(graph_module))  # read from a file: nothing says that this was no ReLU6
     for quantize in graph_module.graph.find_nodes(op="call_function", target=qdq.quantize_per_tensor):
-        quantize.meta["fxq_folded"] = (0.0, 6.0)
+        quantize.meta[qdq.FOLDED] = (0.0, 6.0)
     x, made = torch.randn(2, 4, 4, 4) * 4, placed(graph_module)
     assert torch.equal(made(x), (x * 2).clamp(0, 6) + 1)
 

@@ -13,6 +13,7 @@ from torch import nn
 import fxquant
 from fxquant import qdq
 from fxquant.bounds import error_bound
+from fxquant.torch_ao import raw_mapping
 from support.bounding import Adversary, bound_of, call_of, results
 from support.compiling import ENGINES, compile_model, raw, run
 from support.models import FAMILIES, MODELS, SIGNATURES, TROUBLE
@@ -88,7 +89,7 @@ def test_i10_holds_for_every_rounding_that_obeys_the_step_rule_and_at_every_site
 
 def raw_violates(case: Case) -> bool:
     model = case.make()
-    compiled = compile_model(model, "int8", case)
+    compiled = compile_model(model, raw_mapping("x86"), case)  # the same scales
     quantized = raw(case, "x86")
     found = []
     for seed in range(4):

@@ -169,12 +169,20 @@ class _Kernels(fx.Interpreter):
             return value
         if not value.is_quantized:
             return self.values[canonical]
+        if canonical.target is not qdq.quantize_per_tensor:
+            return self._moved(str(node.target), value, self.values[canonical])
         _, scale, zero_point, *_ = canonical.args
         exact = self.values[canonical.args[0]].double().clamp(*span(canonical))
         off = ((value.int_repr().double() - zero_point) - exact / scale).abs() - self._bias(canonical) / scale
         name = str(node.target)
         self.steps[name] = max(self.steps.get(name, 0.0), float(off.max()))
         return torch._make_per_tensor_quantized_tensor(self.values[canonical], value.q_scale(), value.q_zero_point())
+
+    def _moved(self, name: str, value: Tensor, expected: Tensor) -> Tensor:
+        """An op that hands on the codes that it reads: the canonical graph has float values there."""
+        off = (value.dequantize().double() - expected.double()).abs() / value.q_scale()
+        self.steps[name] = max(self.steps.get(name, 0.0), float(off.max()))
+        return torch.quantize_per_tensor(expected, value.q_scale(), value.q_zero_point(), value.dtype)
 
     def _bias(self, quantize: fx.Node) -> float:
         layer = quantize.args[0]
