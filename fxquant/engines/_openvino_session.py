@@ -6,7 +6,6 @@ costs 2 µs and a microsecond for each 20 kB, less than lending the engine new m
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
@@ -23,7 +22,7 @@ class Session:
     """Inputs in, a tuple of outputs that own their memory out."""
 
     def __init__(self, model: ov.CompiledModel) -> None:
-        self.model, self._process = model, os.getpid()
+        self.model = model
         self._idle: list[Any] = [model.create_infer_request()]
         self._outputs = tuple(range(len(model.outputs)))
         self._types = tuple(port.get_element_type() for port in model.inputs)
@@ -40,11 +39,7 @@ class Session:
                 if tensor.get_element_type() != self._types[index]:
                     raise TypeError(f"input {index} is {leaf.dtype}")
                 request.set_input_tensor(index, tensor)
-            if os.getpid() == self._process:
-                request.start_async()  # `infer` makes a dictionary of the outputs, which takes as long as a layer
-                request.wait()
-            else:  # a forked process has none of the threads that would start it
-                request.infer(share_inputs=True, share_outputs=True)
+            request.infer(share_inputs=True, share_outputs=True)  # start_async hands over to a thread: slower, no forks
             return tuple([_owned(request.get_output_tensor(index)) for index in self._outputs])
         finally:
             self._idle.append(request)
