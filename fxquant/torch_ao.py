@@ -331,6 +331,13 @@ def raw_fx(name: str) -> Any:
     return getattr(quantize_fx, name, None) or getattr(_ao(), name)
 
 
+def decomposed_ops() -> Any:
+    """The namespace of torch's own quantize and dequantize ops on plain integer tensors, which torch.ao registers."""
+    import torch.ao.quantization.fx._decomposed
+
+    return torch.ops.quantized_decomposed
+
+
 def raw_mapping(engine_name: str) -> Any:
     """torch's own default static QConfigMapping for an engine."""
     with quiet(), warnings.catch_warnings():

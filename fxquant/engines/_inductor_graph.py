@@ -21,6 +21,7 @@ from fxquant import qdq, recurrent
 from fxquant.aliasing import stored_buffers
 from fxquant.engines.engine import EngineRefusal
 from fxquant.graphmodule import copied
+from fxquant.torch_ao import decomposed_ops
 from fxquant.values import fetched
 
 ACTIVATIONS = "uint8 codes of any zero point; int8 is shifted to them"  # what this target wants of a plan
@@ -32,9 +33,9 @@ _SMALL_SCALE = 6.1e-5  # torch's kernels choose no smaller scale
 
 
 def decomposed_op(name: str) -> Any:
-    """An op on plain integer tensors of torch's, such as 'quantize_per_tensor.default'; torch.ao registers them."""
+    """An op on plain integer tensors of torch's, such as 'quantize_per_tensor.default'."""
     packet, _, overload = name.partition(".")
-    return getattr(getattr(torch.ops.quantized_decomposed, packet), overload)
+    return getattr(getattr(decomposed_ops(), packet), overload)
 
 
 def decomposed(canonical: fx.GraphModule, plain: frozenset[str] = frozenset()) -> fx.GraphModule:

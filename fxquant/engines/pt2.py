@@ -2,7 +2,7 @@
 
     fxquant::quantize(x, s, z, 0, 255, uint8)   ⇒   quantized_decomposed::quantize_per_tensor(x, s, z, 0, 255, uint8)
 
-The two give the same bits. A loader has `import torch.ao.quantization.fx._decomposed`, which names these ops.
+The two give the same bits. Who loads the file first imports `_decomposed` of torch's FX quantization, which names them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fxquant.engines import ops, recurrent_ops
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.exportable import exported, is_recurrent
 from fxquant.engines.silence import silence
+from fxquant.torch_ao import decomposed_ops
 
 _RANGE = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
 
@@ -38,7 +39,7 @@ def to_exported_program(canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -
 
 def _on_torch() -> dict[Any, Callable[..., Any]]:
     """Each op of ours on torch's."""
-    stock: Any = torch.ops.quantized_decomposed  # registered by torch.ao, which fxquant.torch_ao imports
+    stock = decomposed_ops()
 
     def quantize(x: Tensor, scale: float, zero_point: int, low: int, high: int, dtype: torch.dtype) -> Any:
         return stock.quantize_per_tensor.default(x, scale, zero_point, low, high, dtype)
