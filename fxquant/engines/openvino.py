@@ -103,10 +103,7 @@ class OpenVINOModule(EngineModule):
             if any(leaf.numel() == 0 for leaf in leaves):  # after one of these, open shapes keep giving empty results
                 return tuple(self.__dict__["_canonical"].forward(*leaves))
             return self._for_another_shape(leaves)(self._like_first(leaves))
-        try:
-            return session(leaves)
-        except TypeError:  # rare, so it is looked for afterwards: other dtypes than the example's
-            return session(self._like_first(leaves))
+        return session(self._like_first(leaves))
 
     def _for_another_shape(self, leaves: tuple[Tensor, ...]) -> Session:
         given, shapes = self._like_first(leaves), _shapes(leaves)

@@ -138,6 +138,15 @@ def test_results_share_no_memory_and_inputs_are_not_written_to(net: CompiledMode
     assert net(x).equal(copy)
 
 
+def test_a_buffer_that_comes_again_is_read_anew_and_so_is_any_view_of_it(net: CompiledModel) -> None:
+    buffer = pictures(3)
+    net(buffer)
+    buffer.copy_(pictures(3, seed=1))
+    views = [buffer, buffer.transpose(2, 3), torch._neg_view(buffer), buffer[:1], buffer[1:2], buffer]
+    for view in views:
+        torch.testing.assert_close(net(view), net(view.clone(memory_format=torch.contiguous_format)), rtol=0, atol=0)
+
+
 def test_threads_call_it_at_once(net: CompiledModel) -> None:
     batches = [pictures(rows, seed) for seed, rows in enumerate((1, 2, 3, 2))]
     expected, found = [net(batch) for batch in batches], dict[int, list[Tensor]]()
