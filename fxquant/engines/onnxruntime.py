@@ -37,7 +37,7 @@ class OnnxRuntimeModule(EngineModule):
         for (name, dtype), leaf in zip(self._inputs, leaves, strict=True):
             if leaf.dtype is not dtype:
                 raise RuntimeError(f"input '{name}' takes {dtype}, not {leaf.dtype}")
-            given[name] = leaf.detach().contiguous().numpy()
+            given[name] = leaf.detach().resolve_neg().contiguous().numpy()
         try:
             results = self._session.run(self._outputs, given)
         except Exception as error:  # of any kind, as in build
