@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
+from functools import cache
 from typing import Any
 
 import openvino as ov
@@ -58,9 +59,19 @@ def compiled(model: ov.Model, threads: int, **options: Any) -> Session:
     """The model on this CPU: one request at a time has all the threads."""
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, **options}
     try:
-        return Session(ov.Core().compile_model(model, "CPU", settings))
+        return Session(_core().compile_model(model, "CPU", settings))
     except RuntimeError as error:
         raise EngineRefusal(f"OpenVINO does not compile it: {_first_line(error)}", _named_in(str(error))) from error
+
+
+@cache
+def _core() -> ov.Core:
+    """One for the whole process, which never ends.
+
+    The CPU plugin gives the thread that loads it a stack for signals, and unmaps it with the last Core. Where another
+    thread ends that one, the next signal (Ctrl-C, a timer) ends the process.
+    """
+    return ov.Core()
 
 
 class OpenVINOModule(EngineModule):

@@ -89,8 +89,7 @@ def test_outside_of_the_block_all_is_as_before(tmp_path):
     guarded(lambda: None)
     exec("x = 1")
     (tmp_path / "new").write_text("x")
-    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
-    signal.raise_signal(signal.SIGPROF)  # one that arrives late ends nothing
+    assert signal.getsignal(signal.SIGPROF) in (signal.SIG_DFL, None)
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -173,3 +175,31 @@ def test_times_of_nodes_add_up_to_a_call_and_layers_take_some() -> None:
     times = node_times(placed(canonical), (x,), threads=1, repeats=5)
     assert all(seconds >= 0 for seconds in times.values())
     assert times["conv2d"] > 0 and 0 < math.fsum(times.values()) < 1.0
+
+
+SIGNALLED = """
+import faulthandler, gc, signal, threading
+import torch, fxquant
+
+faulthandler.enable()
+x = torch.randn(2, 4)
+held = [fxquant.compile(torch.nn.Linear(4, 4), "int8", calibration_data=x, example_inputs=(x,), target="openvino")]
+assert held[0].target == "openvino"
+
+def drop():
+    held.clear()
+    gc.collect()
+
+dropping = threading.Thread(target=drop)
+dropping.start()
+dropping.join()
+caught = []
+signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
+signal.raise_signal(signal.SIGTERM)
+assert caught == [signal.SIGTERM]
+"""
+
+
+def test_a_signal_after_another_thread_dropped_the_last_model_is_handled() -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

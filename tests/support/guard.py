@@ -98,7 +98,6 @@ class _State:
     is_installed = False
     allow: Allowance = staticmethod(nothing)
     refused: list[str] = []  # noqa: RUF012  # replaced, never shared
-    seconds: float | None = None  # of processor time, while a call is timed
 
 
 @contextmanager
@@ -136,19 +135,16 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
         yield
         return
 
-    _State.seconds = seconds  # the handler stays: a signal may arrive late, by way of another thread of this process
-    signal.signal(signal.SIGPROF, _stop)
+    def stop(number: int, frame: object) -> None:
+        raise _Refused(f"more than {seconds} s")
+
+    old = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, seconds * 1.1, 0.5)
     try:
         yield
     finally:
-        _State.seconds = None
         signal.setitimer(signal.ITIMER_PROF, 0)
-
-
-def _stop(number: int, frame: object) -> None:
-    if _State.seconds is not None:
-        raise _Refused(f"more than {_State.seconds} s")
+        signal.signal(signal.SIGPROF, old)
 
 
 def _resident_bytes() -> int:
