@@ -10,32 +10,26 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.nn.modules.module import _global_forward_hooks as _hooks_of_all
+from torch.nn.modules.module import _global_forward_pre_hooks as _pre_hooks_of_all
 
 from fxquant.engines.engine import EngineModule
 from fxquant.program import Program, Stage
 
-DirectCall = Callable[[tuple[Any, ...]], Any]  # a call's positional arguments → its result, or None: take the long way
+DirectCall = Callable[[tuple[Any, ...]], tuple[Tensor, ...] | None]  # a call's arguments → the graph's outputs
 
 
 def direct_call(program: Program) -> DirectCall | None:
-    """The short way of a lowered program; None where it has none."""
+    """The short way of a lowered program, which gives None where a call must take the long one; None: it has none."""
     engine = _whole(program.graph_module) if program.stage is Stage.LOWERED else None
     signature = program.signature
-    if engine is None or not signature.takes_plain_tensors or signature.cast:
-        return None
-    at_once, rebuild, count = engine.at_once, signature.rebuild, len(signature.tensor_leaves)
+    return engine.at_once if engine is not None and signature.takes_plain_tensors and not signature.cast else None
 
-    def call(args: tuple[Any, ...]) -> Any:
-        if len(args) != count:
-            return None
-        for value in args:
-            if type(value) is not Tensor:
-                return None
-        results = at_once(args)
-        return None if results is None else rebuild(results)
 
-    return call
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Does somebody ask to see the module's calls?"""
+    return bool(module._forward_hooks or module._forward_pre_hooks or _hooks_of_all or _pre_hooks_of_all)
 
 
 def _whole(graph_module: fx.GraphModule) -> EngineModule | None:

@@ -27,8 +27,8 @@ class EngineModule(nn.Module):
         """The outputs for these inputs, of any shape that the graph takes. RuntimeError where it refuses them."""
         raise NotImplementedError
 
-    def at_once(self, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """`forward` for inputs of the very kind that the engine was made for; None for others, and where it has none.
+    def at_once(self, args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+        """`forward` for arguments that are tensors of the very kind that the engine was made for; None for all others.
 
         It leaves out whatever such inputs do not need: after a call the caches are the engine's, and each line of
         Python takes its time.

@@ -100,12 +100,14 @@ class OpenVINOModule(EngineModule):
         """What each canonical node that runs computes in, read off the compiled graph."""
         return self._first.precisions()
 
-    def at_once(self, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """The outputs for inputs of the example's shapes and dtypes, in plain order; None for others."""
-        for leaf, (shape, dtype) in zip(leaves, self._kinds, strict=True):
-            if leaf.shape != shape or leaf.dtype is not dtype or not leaf.is_cpu:
+    def at_once(self, args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+        """The outputs for inputs of the example's shapes and dtypes; None for others."""
+        if len(args) != len(self._kinds):
+            return None
+        for leaf, (shape, dtype) in zip(args, self._kinds, strict=True):
+            if type(leaf) is not Tensor or leaf.shape != shape or leaf.dtype is not dtype or not leaf.is_cpu:
                 return None
-        return self._first(leaves)
+        return self._first(args)
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         """The outputs for these inputs. RuntimeError where the graph refuses them."""

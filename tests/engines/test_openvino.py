@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
+from fxquant.engines import _openvino_requests
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.openvino import OpenVINOModule, build
 from fxquant.engines.openvino_costs import node_times
@@ -175,6 +176,24 @@ def test_times_of_nodes_add_up_to_a_call_and_layers_take_some() -> None:
     times = node_times(placed(canonical), (x,), threads=1, repeats=5)
     assert all(seconds >= 0 for seconds in times.values())
     assert times["conv2d"] > 0 and 0 < math.fsum(times.values()) < 1.0
+
+
+@pytest.mark.parametrize("limit", [0, 2**20])
+def test_memory_of_a_result_that_is_gone_is_used_again(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(_openvino_requests, "MOST_BYTES", limit)
+    canonical, x, _ = small()
+    engine = build(canonical, (x,), threads=1)
+    assert isinstance(engine, OpenVINOModule)
+    engine(x)
+    first = engine(x)[0]
+    place = first.data_ptr()
+    assert engine(x)[0].data_ptr() != place
+    view = first[1:]
+    del first
+    assert all(engine(x)[0].data_ptr() != place for _ in range(3))
+    del view
+    places = {engine(x)[0].data_ptr() for _ in range(3)}
+    assert len(places) == 1 and len(engine._first._idle[0]._buffers) == (2 if limit else 1)
 
 
 SIGNALLED = """

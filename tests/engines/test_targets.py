@@ -138,6 +138,44 @@ def test_results_share_no_memory_and_inputs_are_not_written_to(net: CompiledMode
     assert net(x).equal(copy)
 
 
+KEPT: dict[str, Callable[[Tensor], Any]] = {
+    "the tensor": lambda y: y,
+    "a view": lambda y: y.view(-1)[1:],
+    "a row": lambda y: y[1],
+    "an alias without gradients": lambda y: y.detach(),
+    "an array": lambda y: y.numpy(),
+    "its storage": lambda y: y.untyped_storage(),
+    "a consumer of its memory": lambda y: torch.from_dlpack(y),
+}
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_what_a_caller_keeps_of_a_result_stays_as_it_is(net: CompiledModel, kept: str) -> None:
+    held = [KEPT[kept](net(pictures(3, seed=index))) for index in range(4)]
+    again = [KEPT[kept](net(pictures(3, seed=index)).clone()) for index in range(4)]
+    assert [bytes(memoryview(_array(value))) for value in held] == [bytes(memoryview(_array(value))) for value in again]
+    assert len({_array(value).ctypes.data for value in held}) == 4
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, torch.UntypedStorage):
+        return torch.tensor([], dtype=torch.float32).set_(value).numpy()
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def test_hooks_see_a_call_and_may_change_it(net: CompiledModel) -> None:
+    x, expected = pictures(3), net(pictures(3))
+    before = net.register_forward_pre_hook(lambda module, args: (args[0] * 0,))
+    after = net.register_forward_hook(lambda module, args, output: output + 1)
+    everywhere = torch.nn.modules.module.register_module_forward_hook(lambda module, args, output: None)
+    try:
+        torch.testing.assert_close(net(x), net.forward(x * 0) + 1, rtol=0, atol=0)
+    finally:
+        for handle in (before, after, everywhere):
+            handle.remove()
+    torch.testing.assert_close(net(x), expected, rtol=0, atol=0)
+
+
 def test_a_buffer_that_comes_again_is_read_anew_and_so_is_any_view_of_it(net: CompiledModel) -> None:
     buffer = pictures(3)
     net(buffer)
