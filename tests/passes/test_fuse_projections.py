@@ -36,18 +36,28 @@ class Attention(nn.Module):
 X = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
 
 
-def compiled(model: nn.Module, *, is_fused: bool, x: Tensor = X, preset: str = "int8-dynamic") -> CompiledModel:
-    pipeline = fxquant.default_pipeline(target="onednn")
+def compiled(
+    model: nn.Module, *, is_fused: bool, x: Tensor = X, preset: str = "int8-dynamic", target: str = "onednn"
+) -> CompiledModel:
+    pipeline = fxquant.default_pipeline(target=target)
     if not is_fused:
         pipeline = pipeline.without("fuse-projections")
     data = [x] if preset == "int8" else None
     return fxquant.compile(
-        model.eval(), preset, calibration_data=data, example_inputs=(x,), target="onednn", passes=pipeline
+        model.eval(), preset, calibration_data=data, example_inputs=(x,), target=target, passes=pipeline
     )
 
 
 def linears(model: CompiledModel) -> list[fx.Node]:
     return model.canonical.graph.find_nodes(op="call_function", target=F.linear)
+
+
+@pytest.mark.parametrize(
+    "target, preset, layers", [("openvino", "int8", 3), ("openvino", "int8-dynamic", 1), ("onednn", "int8", 1)]
+)
+def test_openvino_keeps_layers_on_static_codes_apart(target: str, preset: str, layers: int) -> None:
+    model = compiled(Attention(), is_fused=True, preset=preset, target=target)
+    assert model.target == target and len(linears(model)) == layers
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
