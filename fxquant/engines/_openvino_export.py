@@ -20,10 +20,12 @@ from fxquant.graphmodule import copied
 _KEPT = (torch.ops.aten.matmul.default,)  # whole, though the front end's own table takes them apart
 
 
-def decomposed(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic: bool) -> fx.GraphModule:
-    """The graph in the ops of the front end. EngineRefusal where torch.export does not take it."""
+def decomposed(
+    canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic: bool, has_codes: bool = False
+) -> fx.GraphModule:
+    """The graph in the ops of the front end, LSTMs on codes with `has_codes`. EngineRefusal: torch.export fails."""
     formed = copied(canonical)
-    write_forms(formed)
+    write_forms(formed, has_codes=has_codes)
     program = exported(formed, leaves, is_dynamic=is_dynamic)
     try:
         with silence():

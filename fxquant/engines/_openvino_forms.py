@@ -3,22 +3,27 @@
     choose_qparams(x) → quantize → dequantize   ⇒   x            OpenVINO's kernels for int8 weights take float rows
     recurrent.lstm(x, hx, weights, ...)         ⇒   fxquant::lstm_sequence for each layer and direction
 
-Both compute what the canonical graph computes without its rounding of activations on the way.
+Both compute what the canonical graph computes without its rounding of activations on the way; with `has_codes`, some
+LSTMs compute on codes (see _openvino_recurrent).
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxquant import qdq, recurrent
 from fxquant.engines import _openvino_recurrent
+from fxquant.origin import adopt
 from fxquant.values import fetched
 
 
-def write_forms(graph_module: fx.GraphModule) -> None:
+def write_forms(graph_module: fx.GraphModule, *, has_codes: bool = False) -> None:
     """Change the graph in place."""
     for node in list(graph_module.graph.nodes):
         if node.op == "call_module":
@@ -28,7 +33,7 @@ def write_forms(graph_module: fx.GraphModule) -> None:
         if node.target is qdq.dequantize_per_tensor and _is_dynamic(node.args[0]):
             node.replace_all_uses_with(node.args[0].args[0])
         elif node.target in _openvino_recurrent.LAYERS:
-            _write_layer(graph_module, node)
+            _write_layer(graph_module, node, has_codes=has_codes)
         elif node.target in _CELLS:
             node.args = (*node.args[:-2], False, False)
     graph_module.graph.eliminate_dead_code()
@@ -46,18 +51,57 @@ def _is_dynamic(codes: Any) -> bool:
     return isinstance(chosen, fx.Node) and chosen.target is qdq.choose_qparams
 
 
-def _write_layer(graph_module: fx.GraphModule, node: fx.Node) -> None:
-    """The weights become floats in OpenVINO's order of gates: its sequences read no codes."""
+def _write_layer(graph_module: fx.GraphModule, node: fx.Node, *, has_codes: bool) -> None:
+    """The weights become floats in OpenVINO's order of gates, or codes."""
     x, hx, weights, *options = node.args
     known = [None if part is None else constant(graph_module, part) for part in weights]  # type: ignore[union-attr]
     if any(found is None and part is not None for found, part in zip(known, weights, strict=True)):  # type: ignore[arg-type]
         node.args = (x, hx, weights, *options[:3], False, False)  # computed weights: step by step
         return
     node.target = _openvino_recurrent.LAYERS[node.target]
-    arranged = _openvino_recurrent.arranged(node.target, known)
+    cells = _openvino_recurrent.arranged(node.target, known)
+    bound = _bound_of(graph_module, x) if has_codes and _may_have_codes(node, hx, *options) else math.inf
+    if math.isfinite(bound):
+        first = 2 if options[1] else 1
+        cells = [*(_openvino_recurrent.on_codes(cell, bound) for cell in cells[:first]), *cells[first:]]
+        x = _rows_of_codes(graph_module, node, x, bound)  # type: ignore[arg-type]
+    node.args = (x, hx, _held_cells(graph_module, node, cells), *options[:3])
+
+
+def _may_have_codes(node: fx.Node, hx: Any, layers: Any, is_bidirectional: Any, is_batch_first: Any, *how: Any) -> bool:
+    """The first of several layers of an LSTM that starts at zero, whose activations are to be quantized."""
+    is_dynamic = bool(how[0])
+    return node.target is _openvino_recurrent.lstm and hx is None and int(layers) > 1 and is_dynamic
+
+
+def _bound_of(graph_module: fx.GraphModule, node: Any) -> float:
+    """β ≥ |x| for all x that come, where the graph tells: rows of a constant table; infinity else."""
+    if not isinstance(node, fx.Node) or node.target is not F.embedding:
+        return math.inf
+    table = constant(graph_module, node.args[1])
+    most = float(table.abs().max()) if table is not None and table.numel() else 0.0
+    return most if 0.0 < most < math.inf else math.inf
+
+
+def _rows_of_codes(graph_module: fx.GraphModule, node: fx.Node, embedded: fx.Node, bound: float) -> fx.Node:
+    """x / β for x = table[ids], by a table of uint8 codes; 128 is zero."""
+    table = constant(graph_module, embedded.args[1])
+    assert table is not None
+    codes = (table * (128 / bound)).round().clamp(-128, 127) + 128
     with graph_module.graph.inserting_before(node):
-        held = [_held(graph_module, f"_{node.name}_{index}", part) for index, part in enumerate(arranged)]
-    node.args = (x, hx, tuple(held), *options[:3])
+        held = _held(graph_module, f"_{node.name}_table", codes.to(torch.uint8))
+        rows = graph_module.graph.call_function(F.embedding, (embedded.args[0], held))
+        made = graph_module.graph.call_function(qdq.dequantize_per_tensor, (rows, 1 / 128, 128))
+    return adopt(made, embedded)
+
+
+def _held_cells(graph_module: fx.GraphModule, node: fx.Node, cells: list[tuple[Tensor, ...]]) -> Any:
+    """The weights as buffers of the graph, read before the node."""
+    with graph_module.graph.inserting_before(node):
+        return tuple(
+            tuple(_held(graph_module, f"_{node.name}_{index}_{place}", part) for place, part in enumerate(cell))
+            for index, cell in enumerate(cells)
+        )
 
 
 def _write_module(graph_module: fx.GraphModule, node: fx.Node) -> None:
@@ -69,13 +113,11 @@ def _write_module(graph_module: fx.GraphModule, node: fx.Node) -> None:
         return
     layer = _openvino_recurrent.MODULES[type(module)]
     known = [part for names in module._all_weights for part in _four(module, names)]
-    arranged = _openvino_recurrent.arranged(layer, known)
-    with graph_module.graph.inserting_before(node):
-        held = [_held(graph_module, f"_{node.name}_{index}", part) for index, part in enumerate(arranged)]
+    held = _held_cells(graph_module, node, _openvino_recurrent.arranged(layer, known))
     hx = node.args[1] if len(node.args) > 1 else node.kwargs.get("hx")
     options = module.num_layers, module.bidirectional, module.batch_first
     node.op, node.target, node.kwargs = "call_function", layer, {}
-    node.args = (node.args[0], hx, tuple(held), *options)
+    node.args = (node.args[0], hx, held, *options)
 
 
 def _four(module: nn.Module, names: list[str]) -> list[Tensor | None]:

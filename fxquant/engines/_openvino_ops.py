@@ -92,6 +92,23 @@ def _lstm_sequence(context: Any) -> list[Any]:
     return [ops.squeeze(made.output(2 if is_cell else 0), 1).output(0)]
 
 
+def _lstm_codes_sequence(context: Any) -> list[Any]:
+    """OpenVINO reads the state's codes by the zero point of x, whatever their own: 128 is zero there, and is put in.
+
+    So this graph means what it says on int8 kernels alone: `runs_on_codes` (openvino.py) looks whether they run it.
+    """
+    x, w, r, scale, b = (context.get_input(index) for index in range(5))
+    is_backward, is_cell = (bool(_number(context, index)) for index in (5, 6))
+    sizes = ops.concat([_batch(x), ops.constant(np.array([1, _hidden_size(r)], dtype=np.int32))], 0)
+    zero = ops.multiply(ops.convert(ops.constant(np.uint8(128)), "f32"), _float(1 / 128))
+    h = ops.broadcast(zero, sizes)
+    c = ops.broadcast(_float(0), sizes)
+    scales = ops.constant(_values(scale).astype(np.float32)[..., None])
+    w, r = (ops.multiply(ops.convert(codes, "f32"), scales) for codes in (w, r))
+    made = ops.lstm_sequence(x, h, c, _lengths(x), w, r, b, _hidden_size(r.output(0)), _direction(is_backward))
+    return [ops.squeeze(made.output(2 if is_cell else 0), 1).output(0)]
+
+
 def _gru_sequence(context: Any) -> list[Any]:
     x, h, w, r, b = (context.get_input(index) for index in range(5))
     direction = _direction(bool(_number(context, 5)))
@@ -103,9 +120,13 @@ def _gru_sequence(context: Any) -> list[Any]:
 
 def _lengths(x: Any) -> Any:
     """The number of steps, for each row of the batch."""
-    shape = ops.shape_of(x, "i32")
-    batch, steps = (ops.gather(shape, ops.constant([axis]), ops.constant(0)) for axis in (0, 1))
-    return ops.broadcast(steps, batch)
+    steps = ops.gather(ops.shape_of(x, "i32"), ops.constant([1]), ops.constant(0))
+    return ops.broadcast(steps, _batch(x))
+
+
+def _batch(x: Any) -> Any:
+    """The number of rows, as a list of one."""
+    return ops.gather(ops.shape_of(x, "i32"), ops.constant([0]), ops.constant(0))
 
 
 def _hidden_size(r: Any) -> int:
@@ -154,6 +175,7 @@ _CONVERSIONS = {
     "fxquant.dequantize_channels.default": _dequantize_channels,
     "fxquant.dequantize_blocks.default": _dequantize_blocks,
     "fxquant.lstm_sequence.default": _lstm_sequence,
+    "fxquant.lstm_codes_sequence.default": _lstm_codes_sequence,
     "fxquant.gru_sequence.default": _gru_sequence,
     "aten.matmul.default": _matmul,
 }

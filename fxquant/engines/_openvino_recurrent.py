@@ -4,6 +4,12 @@
     GRU   gates z r n, torch has r z n;      bias z and r summed, n's two apart: n = tanh(W x + b + r (R h + b'))
 
 h' = (1 - z) n + z h in both. The ops have no kernels: they exist between torch.export and OpenVINO's front end.
+
+The first of several layers may compute on codes, where |x| ≤ β is known without looking: of rows of a constant table,
+which then is a table of codes of x / β.
+One grid is for x and h, 8 bits over [-1, 1), and one scale for the rows of W and R together: W x = (β W)(x / β), and
+|h| = |σ(o) tanh(c)| < 1. The last layer stays in float, because its h is the result: 24 dB on that grid, where the
+rounding of the first layer's leaves 32. OpenVINO computes nonsense for two such layers in a row.
 """
 
 from __future__ import annotations
@@ -19,9 +25,15 @@ from fxquant import recurrent
 _LIBRARY = torch.library.Library("fxquant", "FRAGMENT")  # type: ignore[no-untyped-call]
 _ARGUMENTS = "Tensor w, Tensor r, Tensor b, bool is_backward"
 _LIBRARY.define(f"lstm_sequence(Tensor x, Tensor h, Tensor c, {_ARGUMENTS}, bool is_cell) -> Tensor")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "lstm_codes_sequence(Tensor x, Tensor w, Tensor r, Tensor scale, Tensor b, bool is_backward, "
+    "bool is_cell) -> Tensor"
+)
 _LIBRARY.define(f"gru_sequence(Tensor x, Tensor h, {_ARGUMENTS}) -> Tensor")  # type: ignore[no-untyped-call]
 
-Step = Callable[[Tensor, tuple[Tensor, ...], Sequence[Tensor], bool], tuple[Tensor, ...]]
+Cell = tuple[Tensor, ...]  # (w, r, b), or on codes (w, r, scale, b)
+CODES = ("w", "r", "scale", "b")
+Step = Callable[[Tensor, tuple[Tensor, ...], Cell, bool], tuple[Tensor, ...]]
 
 
 @torch.library.register_fake("fxquant::lstm_sequence", lib=_LIBRARY)  # type: ignore[untyped-decorator]
@@ -32,6 +44,15 @@ def _lstm_shape(
     return torch.empty_like(c) if is_cell else x.new_empty(*x.shape[:2], r.shape[-1])
 
 
+@torch.library.register_fake("fxquant::lstm_codes_sequence", lib=_LIBRARY)  # type: ignore[untyped-decorator]
+def _lstm_codes_shape(
+    x: Tensor, w: Tensor, r: Tensor, scale: Tensor, b: Tensor, is_backward: bool, is_cell: bool
+) -> Tensor:
+    """As of `lstm_sequence`."""
+    batch, steps = x.shape[:2]
+    return x.new_empty(batch, r.shape[-1]) if is_cell else x.new_empty(batch, steps, r.shape[-1])
+
+
 @torch.library.register_fake("fxquant::gru_sequence", lib=_LIBRARY)  # type: ignore[untyped-decorator]
 def _gru_shape(x: Tensor, h: Tensor, w: Tensor, r: Tensor, b: Tensor, is_backward: bool) -> Tensor:
     """Hidden states (batch, steps, hidden)."""
@@ -39,13 +60,21 @@ def _gru_shape(x: Tensor, h: Tensor, w: Tensor, r: Tensor, b: Tensor, is_backwar
 
 
 def lstm(
-    x: Tensor, hx: Any, weights: Sequence[Tensor], num_layers: int, is_bidirectional: bool, is_batch_first: bool
+    x: Tensor,
+    hx: Any,
+    weights: Sequence[Cell],
+    num_layers: int,
+    is_bidirectional: bool,
+    is_batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `recurrent.lstm`, of arranged weights."""
+    """As `recurrent.lstm`, of arranged weights; `x` is x / β where the first cells are on codes."""
 
-    def step(given: Tensor, state: tuple[Tensor, ...], cell: Sequence[Tensor], is_backward: bool) -> tuple[Tensor, ...]:
-        output = torch.ops.fxquant.lstm_sequence(given, *state, *cell, is_backward, False)
-        last = torch.ops.fxquant.lstm_sequence(given, *state, *cell, is_backward, True)
+    def step(given: Tensor, state: tuple[Tensor, ...], cell: Cell, is_backward: bool) -> tuple[Tensor, ...]:
+        if len(cell) == len(CODES):
+            op, given_to = torch.ops.fxquant.lstm_codes_sequence, (given, *cell)
+        else:
+            op, given_to = torch.ops.fxquant.lstm_sequence, (given, *state, *cell)
+        output, last = op(*given_to, is_backward, False), op(*given_to, is_backward, True)
         return output, output[:, 0 if is_backward else -1], last
 
     output, (h, c) = _layers(x, hx, weights, step, 2, num_layers, is_bidirectional, is_batch_first)
@@ -53,11 +82,11 @@ def lstm(
 
 
 def gru(
-    x: Tensor, hx: Any, weights: Sequence[Tensor], num_layers: int, is_bidirectional: bool, is_batch_first: bool
+    x: Tensor, hx: Any, weights: Sequence[Cell], num_layers: int, is_bidirectional: bool, is_batch_first: bool
 ) -> tuple[Tensor, Tensor]:
     """As `recurrent.gru`, of arranged weights."""
 
-    def step(given: Tensor, state: tuple[Tensor, ...], cell: Sequence[Tensor], is_backward: bool) -> tuple[Tensor, ...]:
+    def step(given: Tensor, state: tuple[Tensor, ...], cell: Cell, is_backward: bool) -> tuple[Tensor, ...]:
         output = torch.ops.fxquant.gru_sequence(given, *state, *cell, is_backward)
         return output, output[:, 0 if is_backward else -1]
 
@@ -76,16 +105,25 @@ MODULES: dict[Any, Any] = {nn.LSTM: lstm_module, nn.GRU: gru}
 LAYERS: dict[Any, Any] = {recurrent.lstm: lstm, recurrent.gru: gru}
 
 
-def arranged(layer: Any, weights: Sequence[Tensor | None]) -> list[Tensor]:
+def arranged(layer: Any, weights: Sequence[Tensor | None]) -> list[Cell]:
     """(w, r, b) of each cell, of (w_ih, w_hh, b_ih, b_hh) of each: gates in OpenVINO's order, below an axis of 1."""
-    made: list[Tensor] = []
+    made: list[Cell] = []
     for index in range(0, len(weights), 4):
         w, r, *biases = weights[index : index + 4]
         assert w is not None and r is not None
         b_ih, b_hh = (w.new_zeros(w.shape[0]) if bias is None else bias for bias in biases)
         parts = _of_lstm(w, r, b_ih, b_hh) if layer is not gru else _of_gru(w, r, b_ih, b_hh)
-        made += [part.unsqueeze(0).contiguous() for part in parts]
+        made.append(tuple(part.unsqueeze(0).contiguous() for part in parts))
     return made
+
+
+def on_codes(cell: Cell, bound: float) -> Cell:
+    """(w, r, b) → int8 codes of β w and r on one scale a row, that scale, b."""
+    w, r, b = cell
+    w = bound * w
+    scale = torch.maximum(w.abs().amax(-1), r.abs().amax(-1)).clamp(min=torch.finfo(w.dtype).tiny) / 127
+    codes = [(part / scale.unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8) for part in (w, r)]
+    return (*codes, scale, b)
 
 
 def _of_lstm(w: Tensor, r: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, ...]:
@@ -108,7 +146,7 @@ def _of_gru(w: Tensor, r: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, .
 def _layers(
     x: Tensor,
     hx: tuple[Tensor, ...] | None,
-    weights: Sequence[Tensor],
+    weights: Sequence[Cell],
     step: Step,
     states: int,
     num_layers: int,
@@ -119,7 +157,7 @@ def _layers(
     directions, is_batched = (2 if is_bidirectional else 1), x.dim() == 3
     sequence = x.unsqueeze(0) if not is_batched else x if is_batch_first else x.transpose(0, 1)
     if hx is None:
-        hidden_size = weights[1].shape[-1]
+        hidden_size = weights[0][1].shape[-1]
         hx = tuple(sequence.new_zeros(num_layers * directions, sequence.shape[0], hidden_size) for _ in range(states))
     elif not is_batched:
         hx = tuple(state.unsqueeze(1) for state in hx)
@@ -128,7 +166,7 @@ def _layers(
         outputs = []
         for direction in range(directions):
             index = layer * directions + direction
-            cell, given = weights[3 * index : 3 * index + 3], tuple(part[index] for part in hx)
+            cell, given = weights[index], tuple(part[index] for part in hx)
             output, *state = step(sequence, given, cell, direction == 1)
             outputs.append(output)
             last.append(tuple(state))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import openvino as ov
 from torch import Tensor
@@ -51,14 +52,22 @@ class Session:
     def precisions(self) -> dict[str, str]:
         """Canonical node → what it computes in. A fused node has what the kernel that it went into has."""
         found: dict[str, str] = {}
+        for names, precision in self._kernels():
+            for name in canonical_names(names):
+                found.setdefault(name, precision)
+        return found
+
+    def precisions_of(self, op: str) -> list[str]:
+        """What the kernels compute in that the op of this name went into."""
+        return [precision for names, precision in self._kernels() if op in names]
+
+    def _kernels(self) -> Iterator[tuple[str, str]]:
+        """The names of the ops in each kernel, and what it computes in."""
         for op in self.model.get_runtime_model().get_ordered_ops():
             about = op.get_rt_info()
             precision = _PRECISIONS.get(about["runtimePrecision"].astype(str).upper())
-            if precision is None or about["layerType"].astype(str) in _NO_KERNELS:
-                continue
-            for name in canonical_names(about["originalLayersNames"].astype(str)):
-                found.setdefault(name, precision)
-        return found
+            if precision is not None and about["layerType"].astype(str) not in _NO_KERNELS:
+                yield about["originalLayersNames"].astype(str), precision
 
 
 def canonical_names(names: str) -> list[str]:

@@ -33,9 +33,14 @@ def build(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, threads: int
     return OpenVINOModule(canonical, leaves, threads)
 
 
-def to_model(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic: bool = False) -> ov.Model:
-    """OpenVINO's model of the graph, for the shapes of `leaves` or open ones. EngineRefusal where there is none."""
-    graph_module = decomposed(canonical, leaves, is_dynamic=is_dynamic)
+def to_model(
+    canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynamic: bool = False, has_codes: bool = False
+) -> ov.Model:
+    """OpenVINO's model of the graph, for the shapes of `leaves` or open ones. EngineRefusal where there is none.
+
+    `has_codes`: LSTMs on codes, which mean what they should on int8 kernels only (see _openvino_ops).
+    """
+    graph_module = decomposed(canonical, leaves, is_dynamic=is_dynamic, has_codes=has_codes)
     try:
         model = _converted(graph_module)
         shapes = _open_shapes(graph_module) if is_dynamic else [list(leaf.shape) for leaf in leaves]
@@ -64,6 +69,11 @@ def compiled(model: ov.Model, threads: int, **options: Any) -> Session:
         raise EngineRefusal(f"OpenVINO does not compile it: {_first_line(error)}", _named_in(str(error))) from error
 
 
+def runs_on_codes(session: Session) -> bool:
+    """Do all recurrent kernels that were written on codes run on them?"""
+    return all(precision == "int8" for precision in session.precisions_of("lstm_codes_sequence"))
+
+
 @cache
 def _core() -> ov.Core:
     """One for the whole process, which never ends.
@@ -87,7 +97,7 @@ class OpenVINOModule(EngineModule):
         self._open: Session | None = None  # with open shapes
         self._checked: set[Shapes] = set()  # shapes that the graph takes
         self._dtypes = tuple(leaf.dtype for leaf in leaves)
-        self._first = compiled(to_model(canonical, leaves), threads)
+        self._first = self._compiled(leaves)
         self._sessions[_shapes(leaves)] = self._first
         self._kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)  # of inputs that need no look
 
@@ -136,18 +146,25 @@ class OpenVINOModule(EngineModule):
             self._checked.add(shapes)
 
     def _compiled_for(self, leaves: tuple[Tensor, ...], shapes: Shapes) -> Session:
-        canonical = self.__dict__["_canonical"]
         if len(self._sessions) < MOST_SHAPES:
-            self._sessions[shapes] = compiled(to_model(canonical, leaves), self._threads)
+            self._sessions[shapes] = self._compiled(leaves)
             return self._sessions[shapes]
         if self._open is None:
-            self._open = compiled(to_model(canonical, leaves, is_dynamic=True), self._threads)
+            self._open = self._compiled(leaves, is_dynamic=True)
         if self._open.takes(shapes):
             return self._open
-        session = compiled(to_model(canonical, leaves), self._threads)  # the graph fixes this size: one graph for each
+        session = self._compiled(leaves)  # the graph fixes this size: one graph for each
         self._sessions.popitem(last=True)
         self._sessions[shapes] = session
         return session
+
+    def _compiled(self, leaves: tuple[Tensor, ...], *, is_dynamic: bool = False) -> Session:
+        """LSTMs on codes where int8 kernels run all of them, and in float where not."""
+        canonical = self.__dict__["_canonical"]
+        session = compiled(to_model(canonical, leaves, is_dynamic=is_dynamic, has_codes=True), self._threads)
+        if runs_on_codes(session):
+            return session
+        return compiled(to_model(canonical, leaves, is_dynamic=is_dynamic), self._threads)
 
     def _like_first(self, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The inputs in the example's dtypes: integers widen, anything else must match. RuntimeError otherwise."""
