@@ -7,21 +7,17 @@ and no autocast to fear; nothing is bound by name; nothing is packed anew.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.module import _global_forward_hooks as _hooks_of_all
 from torch.nn.modules.module import _global_forward_pre_hooks as _pre_hooks_of_all
 
-from fxquant.engines.engine import EngineModule
+from fxquant.engines.engine import AtOnce, EngineModule
 from fxquant.program import Program, Stage
 
-DirectCall = Callable[[tuple[Any, ...]], tuple[Tensor, ...] | None]  # a call's arguments → the graph's outputs
 
-
-def direct_call(program: Program) -> DirectCall | None:
-    """The short way of a lowered program, which gives None where a call must take the long one; None: it has none."""
+def direct_call(program: Program) -> AtOnce | None:
+    """A lowered program's short way from arguments to the graph's outputs; None: it has none."""
     engine = _whole(program.graph_module) if program.stage is Stage.LOWERED else None
     signature = program.signature
     return engine.at_once if engine is not None and signature.takes_plain_tensors and not signature.cast else None

@@ -21,63 +21,59 @@ from openvino._pyopenvino import InferRequest
 from torch import Tensor
 
 MOST_BYTES = 4 * 2**20  # of results for which a second buffer is kept: a caller often holds the last result still
-_BOUND: dict[int, Any] = {}  # inputs to `infer`: those that are bound
-_infer, _from_numpy = InferRequest.infer, torch.from_numpy
+BOUND: dict[int, Any] = {}  # inputs to `infer`: those that are bound
+infer, _from_numpy = InferRequest.infer, torch.from_numpy
 
 
 class Request:
-    """One call at a time."""
+    """What one call works on. `places`: where the bound inputs lie. `buffers`: for results, the bound one first."""
+
+    __slots__ = ("_lent", "buffers", "own", "places")
 
     def __init__(self, model: ov.CompiledModel) -> None:
         self.own = model.create_infer_request()
-        self._is_static = all(port.get_partial_shape().is_static for port in (*model.inputs, *model.outputs))
-        self._places: list[int | None] = [None] * len(model.inputs)
+        self.places: list[int | None] = [None] * len(model.inputs)
+        self.buffers: list[Buffer] = []
         self._lent: list[Any] = [None] * len(model.inputs)
-        self._buffers: list[_Buffer] = []
 
-    def __call__(self, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The results for inputs of the graph's sizes and dtypes."""
-        places = self._places
-        for index, leaf in enumerate(leaves):
-            if leaf.data_ptr() != places[index] or not leaf.is_contiguous() or leaf.is_neg():
-                self._bind(index, leaf)
-        if self._is_static and self._buffers:
-            if not self._buffers[0].is_free:
-                self._take_another()
-            _infer(self.own, _BOUND, True, True)
-            return self._buffers[0].lend()
-        results = list(_infer(self.own, _BOUND, True, True).values())
-        if self._is_static:
-            self._use(_Buffer(results))
-        else:
-            self._places = [None] * len(places)  # the same place may hold other sizes
-        return tuple([_from_numpy(values.copy()) for values in results])
-
-    def _bind(self, index: int, leaf: Tensor) -> None:
-        self._places[index] = None
+    def bind(self, index: int, leaf: Tensor) -> None:
+        """Lend an input to the engine."""
+        self.places[index] = None
         lent = leaf.detach().resolve_neg().contiguous()
         self._lent[index] = ov.Tensor(lent.numpy(), shared_memory=True)
         self.own.set_input_tensor(index, self._lent[index])
-        self._places[index] = lent.data_ptr()
+        self.places[index] = lent.data_ptr()
 
-    def _take_another(self) -> None:
-        for buffer in self._buffers[1:]:
+    def infer_anew(self, *, is_static: bool) -> tuple[Tensor, ...]:
+        """A call whose results have no buffer yet. Open sizes never get one, and inputs are forgotten there."""
+        results = list(infer(self.own, BOUND, True, True).values())
+        if is_static:
+            self._use(Buffer(results))
+        else:
+            self.places = [None] * len(self.places)  # the same place may hold other sizes
+        return tuple([_from_numpy(values.copy()) for values in results])
+
+    def take_another(self) -> None:
+        """Bind a buffer that no tensor lies in."""
+        for buffer in self.buffers[1:]:
             if buffer.is_free:
-                self._buffers.remove(buffer)
+                self.buffers.remove(buffer)
                 self._use(buffer)
                 return
-        first = self._buffers[0]
-        self._use(_Buffer(first.arrays))
-        del self._buffers[2 if first.size <= MOST_BYTES else 1 :]
+        first = self.buffers[0]
+        self._use(Buffer(first.arrays))
+        del self.buffers[2 if first.size <= MOST_BYTES else 1 :]
 
-    def _use(self, buffer: _Buffer) -> None:
+    def _use(self, buffer: Buffer) -> None:
         for index, tensor in enumerate(buffer.tensors):
             self.own.set_output_tensor(index, tensor)
-        self._buffers.insert(0, buffer)
+        self.buffers.insert(0, buffer)
 
 
-class _Buffer:
+class Buffer:
     """Memory for the results of one call."""
+
+    __slots__ = ("_borrowers", "arrays", "size", "tensors")
 
     def __init__(self, like: list[Any]) -> None:
         own = [torch.empty(values.shape, dtype=_from_numpy(values).dtype) for values in like]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -15,6 +16,11 @@ class EngineRefusal(Exception):
         self.why, self.node = why, node
 
 
+# `forward` for arguments that are tensors of the very kind that the engine was made for; None for all others. It leaves
+# out what such inputs do not need: after a call the caches are the engine's, and each line of Python takes its time.
+AtOnce = Callable[[tuple[Any, ...]], tuple[Tensor, ...] | None]
+
+
 class EngineModule(nn.Module):
     """Runs a graph on an engine: the graph's tensor inputs in, a tuple of its tensor outputs out.
 
@@ -22,18 +28,11 @@ class EngineModule(nn.Module):
     """
 
     engine: str = ""  # the target's name
+    at_once: AtOnce | None = None
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         """The outputs for these inputs, of any shape that the graph takes. RuntimeError where it refuses them."""
         raise NotImplementedError
-
-    def at_once(self, args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
-        """`forward` for arguments that are tensors of the very kind that the engine was made for; None for all others.
-
-        It leaves out whatever such inputs do not need: after a call the caches are the engine's, and each line of
-        Python takes its time.
-        """
-        return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

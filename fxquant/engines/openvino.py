@@ -60,11 +60,11 @@ def _converted(graph_module: fx.GraphModule) -> ov.Model:
     return front_end.convert(front_end.load(decoder))
 
 
-def compiled(model: ov.Model, threads: int, **options: Any) -> Session:
-    """The model on this CPU: one request at a time has all the threads."""
+def compiled(model: ov.Model, leaves: tuple[Tensor, ...], threads: int, **options: Any) -> Session:
+    """The model on this CPU, for inputs like `leaves`: one request at a time has all the threads."""
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, **options}
     try:
-        return Session(_core().compile_model(model, "CPU", settings))
+        return Session(_core().compile_model(model, "CPU", settings), leaves)
     except RuntimeError as error:
         raise EngineRefusal(f"OpenVINO does not compile it: {_first_line(error)}", _named_in(str(error))) from error
 
@@ -99,7 +99,7 @@ class OpenVINOModule(EngineModule):
         self._dtypes = tuple(leaf.dtype for leaf in leaves)
         self._first = self._compiled(leaves)
         self._sessions[_shapes(leaves)] = self._first
-        self._kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)  # of inputs that need no look
+        self.at_once = self._first
 
     @property
     def float_type(self) -> str:
@@ -110,23 +110,17 @@ class OpenVINOModule(EngineModule):
         """What each canonical node that runs computes in, read off the compiled graph."""
         return self._first.precisions()
 
-    def at_once(self, args: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
-        """The outputs for inputs of the example's shapes and dtypes; None for others."""
-        if len(args) != len(self._kinds):
-            return None
-        for leaf, (shape, dtype) in zip(args, self._kinds, strict=True):
-            if type(leaf) is not Tensor or leaf.shape != shape or leaf.dtype is not dtype or not leaf.is_cpu:
-                return None
-        return self._first(args)
-
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         """The outputs for these inputs. RuntimeError where the graph refuses them."""
         session = self._sessions.get(_shapes(leaves))
         if session is None:
             if any(leaf.numel() == 0 for leaf in leaves):  # after one of these, open shapes keep giving empty results
                 return tuple(self.__dict__["_canonical"].forward(*leaves))
-            return self._for_another_shape(leaves)(self._like_first(leaves))
-        return session(self._like_first(leaves))
+            session = self._for_another_shape(leaves)
+        results = session(self._like_first(leaves))
+        if results is None:
+            raise RuntimeError(f"OpenVINO runs on the CPU, an input is on {leaves[0].device}")
+        return results
 
     def _for_another_shape(self, leaves: tuple[Tensor, ...]) -> Session:
         given, shapes = self._like_first(leaves), _shapes(leaves)
@@ -161,16 +155,16 @@ class OpenVINOModule(EngineModule):
     def _compiled(self, leaves: tuple[Tensor, ...], *, is_dynamic: bool = False) -> Session:
         """LSTMs on codes where int8 kernels run all of them, and in float where not."""
         canonical = self.__dict__["_canonical"]
-        session = compiled(to_model(canonical, leaves, is_dynamic=is_dynamic, has_codes=True), self._threads)
+        session = compiled(to_model(canonical, leaves, is_dynamic=is_dynamic, has_codes=True), leaves, self._threads)
         if runs_on_codes(session):
             return session
-        return compiled(to_model(canonical, leaves, is_dynamic=is_dynamic), self._threads)
+        return compiled(to_model(canonical, leaves, is_dynamic=is_dynamic), leaves, self._threads)
 
     def _like_first(self, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The inputs in the example's dtypes: integers widen, anything else must match. RuntimeError otherwise."""
-        return tuple(
-            _as(leaf, dtype, index) for index, (leaf, dtype) in enumerate(zip(leaves, self._dtypes, strict=True))
-        )
+        """Plain tensors of the example's dtypes: integers widen, anything else must match. RuntimeError otherwise."""
+        pairs = zip(leaves, self._dtypes, strict=True)
+        cast = (_as(leaf, dtype, index) for index, (leaf, dtype) in enumerate(pairs))
+        return tuple([leaf.detach().as_subclass(Tensor) for leaf in cast])
 
 
 def _as(leaf: Tensor, dtype: torch.dtype, index: int) -> Tensor:

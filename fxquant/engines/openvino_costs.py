@@ -27,7 +27,7 @@ def node_times(
     canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, threads: int, repeats: int = 20
 ) -> Mapping[str, float]:
     """Seconds by canonical node; nodes that were fused away are 0. EngineRefusal where OpenVINO does not run it."""
-    session = compiled(to_model(canonical, leaves), threads, PERF_COUNT=True)
+    session = compiled(to_model(canonical, leaves), leaves, threads, PERF_COUNT=True)
     least: dict[str, float] = {}
     for _ in range(max(1, repeats)):
         for name, seconds in session.kernel_seconds(leaves).items():

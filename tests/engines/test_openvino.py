@@ -193,7 +193,7 @@ def test_memory_of_a_result_that_is_gone_is_used_again(monkeypatch: pytest.Monke
     assert all(engine(x)[0].data_ptr() != place for _ in range(3))
     del view
     places = {engine(x)[0].data_ptr() for _ in range(3)}
-    assert len(places) == 1 and len(engine._first._idle[0]._buffers) == (2 if limit else 1)
+    assert len(places) == 1 and len(engine._first._idle[0].buffers) == (2 if limit else 1)
 
 
 SIGNALLED = """
