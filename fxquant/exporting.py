@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fxquant.engines.engine import EngineRefusal
+from fxquant.engines.importing import imported
 from fxquant.errors import EngineUnavailableError, LoweringError, UsageError, did_you_mean
 from fxquant.files import shown, write_whole
 from fxquant.graphs.snapshot import TensorInfo
@@ -124,9 +124,7 @@ def _op(node: Any, graph_module: Any) -> str:
 
 
 def _onnx(compiled: CompiledModel, leaves: tuple[torch.Tensor, ...]) -> dict[str, bytes]:
-    from fxquant.engines.onnx import to_onnx
-
-    proto = to_onnx(compiled.canonical, leaves, names=_names(compiled.program))
+    proto = imported("fxquant.engines.onnx").to_onnx(compiled.canonical, leaves, names=_names(compiled.program))
     proto.producer_name, proto.producer_version = "fxquant", version("fxquant")
     for key, value in _facts(compiled).items():
         entry = proto.metadata_props.add()
@@ -137,8 +135,8 @@ def _onnx(compiled: CompiledModel, leaves: tuple[torch.Tensor, ...]) -> dict[str
 
 
 def _openvino(compiled: CompiledModel, leaves: tuple[torch.Tensor, ...]) -> dict[str, bytes]:
-    openvino: Any = import_module("openvino")
-    model = import_module("fxquant.engines.openvino").to_model(compiled.canonical, leaves, is_dynamic=True)
+    openvino: Any = imported("openvino")
+    model = imported("fxquant.engines.openvino").to_model(compiled.canonical, leaves, is_dynamic=True)
     for ports, names in zip((model.inputs, model.outputs), _names(compiled.program), strict=True):
         for port, name in zip(ports, names, strict=True):
             port.get_tensor().set_names({name})

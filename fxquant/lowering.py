@@ -96,8 +96,9 @@ class Lowering:
 
 def fall(ledger: Ledger, error: BackendError, engine: str) -> None:
     """Write down why a target does not run the model, and what does."""
+    code = "FXQ511" if isinstance(error, EngineUnavailableError) else error.code
     ledger.notice(
-        error.code, f"{error.message}; {engine} runs it instead", hint=f"name target='{engine}' to leave out the try"
+        code, f"{error.message}; {engine} runs it instead", hint=f"name target='{engine}' to leave out the try"
     )
 
 

@@ -9,18 +9,18 @@ to end, see `_end_to_end.py`.
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from fxquant.engines.engine import EngineRefusal
+from fxquant.engines.importing import builder
 from fxquant.errors import LoweringError, ParityError
 from fxquant.graphs.snapshot import TensorInfo
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.passes import _engine_rows
 from fxquant.passes._end_to_end import fault
-from fxquant.passes._engine_graph import Build, EngineGraph, engine_graph
+from fxquant.passes._engine_graph import EngineGraph, engine_graph
 from fxquant.program import Program, Stage
 from fxquant.torch_ao import engine, quiet
 from fxquant.values import known_value
@@ -30,6 +30,7 @@ def lowered(program: Program, ledger: Ledger, module: str, *, is_strict: bool, i
     """The program on the engine whose file is `module` ('fxquant.engines.openvino', with a function `build`).
 
     Raises:
+        EngineUnavailableError: FXQ502 when the engine's package cannot be imported.
         LoweringError: FXQ512 when the engine takes none of the graph.
         ParityError: FXQ514 when its outputs are further from the un-rounded model than the canonical graph's.
     """
@@ -37,8 +38,7 @@ def lowered(program: Program, ledger: Ledger, module: str, *, is_strict: bool, i
     leaves = program.call_leaves or _example(program)
     try:
         with engine(program.engine), quiet():
-            build: Build = import_module(module).build
-            made = engine_graph(program.graph_module, leaves, build, target, may_run=not program.is_foreign)
+            made = engine_graph(program.graph_module, leaves, builder(target), target, may_run=not program.is_foreign)
     except EngineRefusal as refusal:
         raise refused(target, refusal.why) from refusal
     if is_checked and program.example_leaves is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -37,3 +38,6 @@ class EngineModule(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+
+Build = Callable[..., EngineModule]  # (canonical, leaves, *, threads)
