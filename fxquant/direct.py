@@ -1,7 +1,7 @@
 """The short way from a call to an engine: arguments that are the graph's inputs, and a graph that is one engine.
 
 What is left out is what such a call cannot need: no node runs in torch, so that there are no gradients to switch off
-and no autocast to fear; nothing is bound by name; nothing is packed anew.
+and no autocast to fear; nothing is bound by name; nothing is packed anew. A call that torch records goes the long way.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from fxquant.engines.engine import EngineModule
 from fxquant.program import Program, Stage
+from fxquant.recorded import recorder
 
 DirectCall = Callable[[tuple[Any, ...]], Any]  # a call's positional arguments → its result, or None: take the long way
 
@@ -32,6 +33,8 @@ def direct_call(program: Program) -> DirectCall | None:
         for value in args:
             if type(value) is not Tensor:
                 return None
+        if recorder():
+            return None
         results = at_once(args)
         return None if results is None else rebuild(results)
 
