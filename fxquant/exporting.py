@@ -19,8 +19,8 @@ import torch
 
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.importing import imported
-from fxquant.errors import EngineUnavailableError, LoweringError, UsageError, did_you_mean
-from fxquant.files import shown, write_whole
+from fxquant.errors import EngineUnavailableError, FxQuantError, LoweringError, UsageError, did_you_mean
+from fxquant.files import shown, write_together
 from fxquant.graphs.snapshot import TensorInfo
 from fxquant.origin import where
 from fxquant.sandbox import one_compilation
@@ -47,7 +47,8 @@ class Format:
 
 def export(compiled: CompiledModel, path: str | os.PathLike[str], *, format: str | None = None) -> Path:
     """See CompiledModel.export."""
-    target, chosen = Path(path), chosen_format(os.fspath(path), format)
+    chosen = chosen_format(_name_of(path), format)
+    target = Path(path)
     program, graph_module = compiled.program, compiled.canonical  # FXQ401 while it calibrates
     try:
         with one_compilation(), torch.no_grad():
@@ -58,11 +59,26 @@ def export(compiled: CompiledModel, path: str | os.PathLike[str], *, format: str
             f"format '{chosen.name}' needs '{chosen.package}', which cannot be imported: {error}",
             hint=f'pip install "fxquant[{chosen.extra}]"',
         ) from error
+    except OSError as error:  # of the files that packages write on the way
+        told = f"'{shown(str(path))}' cannot be written: {error.strerror or error}"
+        raise UsageError("FXQ118", told, hint="what stood there before is as it was") from error
     except EngineRefusal as refusal:
         raise _formless(chosen, graph_module, refusal) from refusal
-    for suffix, data in parts.items():
-        write_whole(target.with_suffix(suffix) if suffix != chosen.suffix else target, data)
-    return target
+    except (FxQuantError, MemoryError):
+        raise
+    except Exception as error:  # of any kind: packages outside torch write the file
+        told = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        raise _formless(chosen, graph_module, EngineRefusal(told)) from error
+    return write_together(
+        (target.with_suffix(suffix) if suffix != chosen.suffix else target, data) for suffix, data in parts.items()
+    )
+
+
+def _name_of(path: object) -> str:
+    """The path as text. FXQ118 for what is none."""
+    if isinstance(path, (str, os.PathLike)) and isinstance(name := os.fspath(path), str):
+        return name
+    raise UsageError("FXQ118", f"{path!r:.80} is no path of a file", hint="give a str or a Path, such as 'm.onnx'")
 
 
 def chosen_format(path: str, name: str | None = None) -> Format:
@@ -76,7 +92,7 @@ def chosen_format(path: str, name: str | None = None) -> Format:
             hint = did_you_mean(suffix, known) if suffix else f"one of {', '.join(known)}"
             raise UsageError("FXQ118", f"{told}, which is no format that a model is exported to", hint=hint)
         return found
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise UsageError(
             "FXQ118", f"a model is not exported to the format {name!r}", hint=did_you_mean(str(name), FORMATS)
         )
