@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,18 +27,24 @@ BROKEN = {
 
 
 @pytest.fixture(params=BROKEN)
-def why(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+def why(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """An `openvino` before the real one whose import goes wrong, and what is told of it."""
     code, told = BROKEN[request.param]
     (tmp_path / "openvino").mkdir()
     (tmp_path / "openvino" / "__init__.py").write_text(f"import warnings; warnings.warn('heard')\n{code}\n")
     (tmp_path / "openvino-2026.4.0.dist-info").mkdir()
     (tmp_path / "openvino-2026.4.0.dist-info" / "METADATA").write_text("Name: openvino\nVersion: 2026.4.0\n")
-    for name in [name for name in sys.modules if name.split(".")[0] == "openvino" or "engines.openvino" in name]:
+    for name in _imported():
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delenv(VARIABLE)
-    return told
+    yield told
+    for name in _imported():  # what is half imported would stay for the tests after this one
+        del sys.modules[name]
+
+
+def _imported() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] == "openvino" or "engines.openvino" in name]
 
 
 def compiled(**options: object) -> fxquant.CompiledModel:
