@@ -1,7 +1,7 @@
 """The short way from a call to an engine: arguments that are the graph's inputs, and a graph that is one engine.
 
 What is left out is what such a call cannot need: no node runs in torch, so that there are no gradients to switch off
-and no autocast to fear; nothing is bound by name; nothing is packed anew.
+and no autocast to fear; nothing is bound by name; nothing is packed anew. A call that torch records goes the long way.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch.nn.modules.module import _global_forward_pre_hooks as _pre_hooks_of_a
 
 from fxquant.engines.engine import AtOnce, EngineModule
 from fxquant.program import Program, Stage
+from fxquant.recorded import recorder
 
 
 def direct_call(program: Program) -> AtOnce | None:
@@ -23,9 +24,10 @@ def direct_call(program: Program) -> AtOnce | None:
     return engine.at_once if engine is not None and signature.takes_plain_tensors and not signature.cast else None
 
 
-def has_forward_hooks(module: nn.Module) -> bool:
-    """Does somebody ask to see the module's calls?"""
-    return bool(module._forward_hooks or module._forward_pre_hooks or _hooks_of_all or _pre_hooks_of_all)
+def is_watched(module: nn.Module) -> bool:
+    """Does somebody ask to see the module's calls, or record them?"""
+    hooks = module._forward_hooks or module._forward_pre_hooks or _hooks_of_all or _pre_hooks_of_all
+    return bool(hooks or recorder())
 
 
 def _whole(graph_module: fx.GraphModule) -> EngineModule | None:

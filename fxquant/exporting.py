@@ -11,7 +11,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fxquant.engines.engine import EngineRefusal
-from fxquant.errors import EngineUnavailableError, LoweringError, UsageError, did_you_mean
-from fxquant.files import shown, write_whole
+from fxquant.engines.importing import imported
+from fxquant.errors import EngineUnavailableError, FxQuantError, LoweringError, UsageError, did_you_mean
+from fxquant.files import shown, write_together
 from fxquant.graphs.snapshot import TensorInfo
 from fxquant.origin import where
 from fxquant.sandbox import one_compilation
@@ -47,7 +47,8 @@ class Format:
 
 def export(compiled: CompiledModel, path: str | os.PathLike[str], *, format: str | None = None) -> Path:
     """See CompiledModel.export."""
-    target, chosen = Path(path), chosen_format(os.fspath(path), format)
+    chosen = chosen_format(_name_of(path), format)
+    target = Path(path)
     program, graph_module = compiled.program, compiled.canonical  # FXQ401 while it calibrates
     try:
         with one_compilation(), torch.no_grad():
@@ -58,11 +59,26 @@ def export(compiled: CompiledModel, path: str | os.PathLike[str], *, format: str
             f"format '{chosen.name}' needs '{chosen.package}', which cannot be imported: {error}",
             hint=f'pip install "fxquant[{chosen.extra}]"',
         ) from error
+    except OSError as error:  # of the files that packages write on the way
+        told = f"'{shown(str(path))}' cannot be written: {error.strerror or error}"
+        raise UsageError("FXQ118", told, hint="what stood there before is as it was") from error
     except EngineRefusal as refusal:
         raise _formless(chosen, graph_module, refusal) from refusal
-    for suffix, data in parts.items():
-        write_whole(target.with_suffix(suffix) if suffix != chosen.suffix else target, data)
-    return target
+    except (FxQuantError, MemoryError):
+        raise
+    except Exception as error:  # of any kind: packages outside torch write the file
+        told = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        raise _formless(chosen, graph_module, EngineRefusal(told)) from error
+    return write_together(
+        (target.with_suffix(suffix) if suffix != chosen.suffix else target, data) for suffix, data in parts.items()
+    )
+
+
+def _name_of(path: object) -> str:
+    """The path as text. FXQ118 for what is none."""
+    if isinstance(path, (str, os.PathLike)) and isinstance(name := os.fspath(path), str):
+        return name
+    raise UsageError("FXQ118", f"{path!r:.80} is no path of a file", hint="give a str or a Path, such as 'm.onnx'")
 
 
 def chosen_format(path: str, name: str | None = None) -> Format:
@@ -76,7 +92,7 @@ def chosen_format(path: str, name: str | None = None) -> Format:
             hint = did_you_mean(suffix, known) if suffix else f"one of {', '.join(known)}"
             raise UsageError("FXQ118", f"{told}, which is no format that a model is exported to", hint=hint)
         return found
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise UsageError(
             "FXQ118", f"a model is not exported to the format {name!r}", hint=did_you_mean(str(name), FORMATS)
         )
@@ -124,9 +140,7 @@ def _op(node: Any, graph_module: Any) -> str:
 
 
 def _onnx(compiled: CompiledModel, leaves: tuple[torch.Tensor, ...]) -> dict[str, bytes]:
-    from fxquant.engines.onnx import to_onnx
-
-    proto = to_onnx(compiled.canonical, leaves, names=_names(compiled.program))
+    proto = imported("fxquant.engines.onnx").to_onnx(compiled.canonical, leaves, names=_names(compiled.program))
     proto.producer_name, proto.producer_version = "fxquant", version("fxquant")
     for key, value in _facts(compiled).items():
         entry = proto.metadata_props.add()
@@ -137,8 +151,8 @@ def _onnx(compiled: CompiledModel, leaves: tuple[torch.Tensor, ...]) -> dict[str
 
 
 def _openvino(compiled: CompiledModel, leaves: tuple[torch.Tensor, ...]) -> dict[str, bytes]:
-    openvino: Any = import_module("openvino")
-    model = import_module("fxquant.engines.openvino").to_model(compiled.canonical, leaves, is_dynamic=True)
+    openvino: Any = imported("openvino")
+    model = imported("fxquant.engines.openvino").to_model(compiled.canonical, leaves, is_dynamic=True)
     for ports, names in zip((model.inputs, model.outputs), _names(compiled.program), strict=True):
         for port, name in zip(ports, names, strict=True):
             port.get_tensor().set_names({name})

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fxquant import targets
+from fxquant.called_with import with_call_that_fits
 from fxquant.errors import BackendError, ContractError, EngineUnavailableError, PassError
 from fxquant.graphmodule import copied
 from fxquant.ledger import Ledger
@@ -48,6 +49,8 @@ class Lowering:
         """The program on its target, or on the next one. `is_again`: a later round, which has had its race."""
         if not len(self.tail):
             return program, ()
+        if self.race is not None or program.target in targets.EXTERNAL:
+            program = with_call_that_fits(program, ledger, is_strict=self.is_strict)
         if self.race is not None and not is_again:
             return self.race.run(self.placing(is_on=self.places is True), program, ledger)
         if program.target not in targets.EXTERNAL or self.is_strict or lowering_of(self.tail) is None:
@@ -96,8 +99,9 @@ class Lowering:
 
 def fall(ledger: Ledger, error: BackendError, engine: str) -> None:
     """Write down why a target does not run the model, and what does."""
+    code = "FXQ511" if isinstance(error, EngineUnavailableError) else error.code
     ledger.notice(
-        error.code, f"{error.message}; {engine} runs it instead", hint=f"name target='{engine}' to leave out the try"
+        code, f"{error.message}; {engine} runs it instead", hint=f"name target='{engine}' to leave out the try"
     )
 
 

@@ -14,7 +14,7 @@ from torch import fx, nn
 from fxquant.autocasting import is_autocast_on, without_autocast
 from fxquant.calibration import Observing, check_finite, leaves_of
 from fxquant.captured import CapturedModel
-from fxquant.direct import direct_call, has_forward_hooks
+from fxquant.direct import direct_call, is_watched
 from fxquant.errors import ArtifactError, ContractError, EmptyCalibrationError, LoweringError
 from fxquant.graphs.snapping import stage_named
 from fxquant.html import page
@@ -23,6 +23,8 @@ from fxquant.pipeline import PassRecord, after
 from fxquant.plan import QuantPlan
 from fxquant.priming import Priming
 from fxquant.program import Program, Stage
+from fxquant.recorded import recorder
+from fxquant.refusals import recorded_call, refused_call
 from fxquant.sandbox import one_compilation
 from fxquant.sizes import size_bytes
 from fxquant.source import Source
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 _REFUSALS = (
     RuntimeError, TypeError, ValueError, AssertionError, LookupError, ArithmeticError, AttributeError, MemoryError,
 )  # fmt: skip
+
+_STAYS = "move or cast its inputs and outputs instead"
 
 # The rest of the pipeline: (program, ledger, samples seen so far) → the finished program and what each pass did
 Finish = Callable[[Program, Ledger, int], tuple[Program, tuple[PassRecord, ...]]]
@@ -109,7 +113,7 @@ class CompiledModel(CapturedModel):
 
         nn.Module's own way of calling takes 20 µs after a large graph has taken the caches.
         """
-        if self._direct is not None and not kwargs and not self.guard_inputs and not has_forward_hooks(self):
+        if self._direct is not None and not kwargs and not self.guard_inputs and not is_watched(self):
             try:
                 results = self._direct(args)
             except _REFUSALS as error:
@@ -123,6 +127,8 @@ class CompiledModel(CapturedModel):
 
         With `guard_inputs`, NaN or infinity in an input is FXQ302: integer kernels make plausible numbers of both.
         """
+        if self.stage is Stage.LOWERED and self.target in EXTERNAL and (by := recorder()):
+            raise recorded_call(self.target, by)
         if is_autocast_on():  # quantize takes float32, and float layers computed in bfloat16 would feed it
             with without_autocast():
                 return self.forward(*args, **kwargs)
@@ -145,9 +151,9 @@ class CompiledModel(CapturedModel):
             with suppress(*_REFUSALS), torch.no_grad():
                 canonical.forward(*leaves)
                 hint = "compile with example_inputs of this shape, or for one of torch's own engines (`fxquant doctor`)"
-                return _refused("FXQ515", f"{self.target} cannot run", leaves, error, hint)
+                return refused_call("FXQ515", f"{self.target} cannot run", leaves, error, hint)
         hint = "give what the float model takes: float32 tensors on the CPU, of the shapes it was traced for"
-        return _refused("FXQ503", "the compiled model cannot run", leaves, error, hint)
+        return refused_call("FXQ503", "the compiled model cannot run", leaves, error, hint)
 
     def _graph_for(self, leaves: tuple[torch.Tensor, ...]) -> fx.GraphModule:
         """The lowered graph; for an empty batch the canonical one: oneDNN's kernels lose dimensions or refuse it."""
@@ -274,14 +280,21 @@ class CompiledModel(CapturedModel):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CompiledModel:
         """`.to('cpu')` and `.float()` change nothing; another device or dtype is FXQ503."""
-        moved = fn(torch.zeros(()))
+        try:
+            moved = fn(torch.zeros(()))
+        except (
+            AssertionError,
+            RuntimeError,
+            NotImplementedError,
+        ) as error:  # a device that this torch is built without
+            raise LoweringError("FXQ503", f"a compiled model cannot move there: {error}", hint=_STAYS) from error
         if moved.device.type == "cpu" and moved.dtype is torch.float32:
             return self
         told = f"device '{moved.device}'" if moved.device.type != "cpu" else str(moved.dtype)
         raise LoweringError(
             "FXQ503",
             f"a compiled model for target '{self.target}' cannot move to {told}: its kernels take float32 on the CPU",
-            hint="move or cast its inputs and outputs instead",
+            hint=_STAYS,
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -331,9 +344,3 @@ class CompiledModel(CapturedModel):
 def _is_int8(effective: str) -> bool:
     """Computed on codes, at least in part."""
     return effective.startswith("int8") and not effective.startswith("int8 weights")
-
-
-def _refused(code: str, what: str, leaves: tuple[torch.Tensor, ...], error: Exception, hint: str) -> LoweringError:
-    """What the engine said of these inputs, in the user's words."""
-    told = ", ".join(f"{str(leaf.dtype).removeprefix('torch.')}{list(leaf.shape)} on {leaf.device}" for leaf in leaves)
-    return LoweringError(code, f"{what} on ({told}): {error}", hint=hint)

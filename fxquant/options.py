@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -65,10 +64,11 @@ def _forward_fn(value: Any) -> str | None:
 
 
 def _seconds(value: Any) -> str | None:
-    is_right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
-    return None if is_right else "give seconds, 0 for none"
+    is_right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _MOST_SECONDS
+    return None if is_right else f"give seconds, {_MOST_SECONDS:,} at most, 0 for none"
 
 
+_MOST_SECONDS = 3600  # of a race: nobody waits longer for one, and beyond 1e300 there is no number of rounds
 _MODES = ("ptq", "qat")
 
 _REFUSALS: dict[str, Callable[[Any], str | None]] = {
@@ -83,7 +83,9 @@ _REFUSALS: dict[str, Callable[[Any], str | None]] = {
         None if isinstance(value, str) and value in _MODES else "'qat' to train with rounding, or 'ptq' (the default)"
     ),
     "race_seconds": _seconds,
-    "place": lambda value: None if value in (None, True, False) else "give True, False, or None for the default",
+    "place": lambda value: (
+        None if value is None or isinstance(value, bool) else "give True, False, or None for the default"
+    ),
     "race_targets": lambda value: None if value is None else _each(str, told="give a list of names of targets")(value),
     "strict": lambda value: None if isinstance(value, bool) else "True or False",
 }

@@ -30,12 +30,13 @@ def presence_of(needs: Iterable[tuple[str, str]]) -> Presence:
 
 def _module(module: str, least: str) -> Presence:
     """A package by the metadata that pip wrote, and its module where Python would find it."""
+    installed: str | None = None
     try:
-        installed = version(module)
+        installed = version(module)  # None, or a KeyError in newer Pythons, where the metadata is broken off
         is_found = find_spec(module) is not None
-    except (PackageNotFoundError, ValueError):  # ValueError: a module that is half imported has no spec
+    except (PackageNotFoundError, KeyError, ValueError):  # ValueError: a module that is half imported has no spec
         is_found = False
-    if not is_found:
+    if installed is None or not is_found:
         return Presence(False, f"{module} is not installed")
     if _numbers(installed) < _numbers(least):
         return Presence(False, f"it needs {module} {least} or newer, and {installed} is installed")

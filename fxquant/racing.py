@@ -50,7 +50,7 @@ class Race:
             ledger.notice(CODE, f"no race: {told}; {program.engine} runs it")
             return lowering.native(program, ledger)
         attempts = self._attempts(lowering, program, ledger, outs)
-        timings = timed(attempts, leaves, self.seconds)
+        timings = _timed_if_it_runs(attempts, leaves, self.seconds, outs)
         winner = fastest(timings, program.engine)
         told = _told(timings, outs, winner, leaves)
         if winner is None:
@@ -85,17 +85,44 @@ class Race:
         return found
 
 
+def _timed_if_it_runs(
+    attempts: dict[str, Attempt], leaves: tuple[Tensor, ...], seconds: float, outs: dict[str, str]
+) -> dict[str, Timing]:
+    """`timed`, without those that fail: what is parity on some inputs may fail on these."""
+    while True:
+        try:
+            return timed(attempts, leaves, seconds)
+        except _Failure as failure:
+            del attempts[failure.name]
+            outs[failure.name] = f"it fails on these inputs: {failure}"
+
+
+class _Failure(Exception):
+    """A call that was to be timed failed."""
+
+    def __init__(self, name: str, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+        self.name = name
+
+
 def timed(attempts: dict[str, Attempt], leaves: tuple[Tensor, ...], seconds: float) -> dict[str, Timing]:
     """Each one's seconds a call, in turns; nobody is timed who runs alone."""
-    calls = {name: _call(attempt, leaves) for name, attempt in attempts.items()}
+    calls = {name: _call(name, attempt, leaves) for name, attempt in attempts.items()}
     if len(calls) < 2:
         return {name: Timing(()) for name in calls}
     return interleaved_within(calls, seconds=seconds, threads=torch.get_num_threads())
 
 
-def _call(attempt: Attempt, leaves: tuple[Tensor, ...]) -> Callable[[], Any]:
+def _call(name: str, attempt: Attempt, leaves: tuple[Tensor, ...]) -> Callable[[], Any]:
     forward = attempt.program.graph_module.forward
-    return lambda: forward(*leaves)
+
+    def call() -> Any:
+        try:
+            return forward(*leaves)
+        except Exception as error:  # engines raise what they like
+            raise _Failure(name, error) from error
+
+    return call
 
 
 def fastest(timings: dict[str, Timing], native: str) -> str | None:

@@ -8,7 +8,6 @@ An engine that refuses names the node at fault, where it knows it. That node sta
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.aliasing import restore_buffers, saved_buffers
-from fxquant.engines.engine import EngineModule, EngineRefusal
+from fxquant.engines.engine import Build, EngineModule, EngineRefusal
 from fxquant.graphs.snapshot import TensorInfo
 from fxquant.origin import adopt, carry, origins
 from fxquant.passes._pieces import Cut, copied_into, same_kind, spoken, subgraph, widened
@@ -24,7 +23,6 @@ from fxquant.passes._weights import is_widened_weight
 from fxquant.values import fetched, known_value, note_value
 
 MOST_TRIES = 8  # each one compiles the graph anew
-Build = Callable[..., EngineModule]  # (canonical, leaves, *, threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,20 @@ to end, see `_end_to_end.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from fxquant.engines.engine import EngineRefusal
+from fxquant.engines.importing import builder
 from fxquant.errors import LoweringError, ParityError
 from fxquant.graphs.snapshot import TensorInfo
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.passes import _engine_rows
 from fxquant.passes._end_to_end import fault
-from fxquant.passes._engine_graph import Build, EngineGraph, engine_graph
+from fxquant.passes._engine_graph import EngineGraph, engine_graph
 from fxquant.program import Program, Stage
 from fxquant.torch_ao import engine, quiet
 from fxquant.values import known_value
@@ -30,6 +31,7 @@ def lowered(program: Program, ledger: Ledger, module: str, *, is_strict: bool, i
     """The program on the engine whose file is `module` ('fxquant.engines.openvino', with a function `build`).
 
     Raises:
+        EngineUnavailableError: FXQ502 when the engine's package cannot be imported.
         LoweringError: FXQ512 when the engine takes none of the graph.
         ParityError: FXQ514 when its outputs are further from the un-rounded model than the canonical graph's.
     """
@@ -37,12 +39,12 @@ def lowered(program: Program, ledger: Ledger, module: str, *, is_strict: bool, i
     leaves = program.call_leaves or _example(program)
     try:
         with engine(program.engine), quiet():
-            build: Build = import_module(module).build
-            made = engine_graph(program.graph_module, leaves, build, target, may_run=not program.is_foreign)
+            made = engine_graph(program.graph_module, leaves, builder(target), target, may_run=not program.is_foreign)
     except EngineRefusal as refusal:
         raise refused(target, refusal.why) from refusal
-    if is_checked and program.example_leaves is not None:
-        _check(program, made, target)
+    if is_checked:
+        for inputs in _known_inputs(program):
+            _check(program.graph_module, made, inputs, target)
     _engine_rows.settle(program, target, made.engines, made.in_torch, ledger, is_strict=is_strict)
     return replace(
         program,
@@ -56,11 +58,28 @@ def lowered(program: Program, ledger: Ledger, module: str, *, is_strict: bool, i
     )
 
 
-def _check(program: Program, made: EngineGraph, target: str) -> None:
-    assert program.example_leaves is not None
+def _known_inputs(program: Program) -> Iterator[tuple[Tensor, ...]]:
+    """Rows of the calibration data; in the shapes of the caller's example too, for which engines have other kernels."""
+    rows, call = program.example_leaves, program.call_leaves
+    if rows is None:
+        return
+    yield rows
+    if call is not None and any(leaf.shape != row.shape for leaf, row in zip(call, rows, strict=True)):
+        yield tuple(_in_shape_of(leaf, row) for leaf, row in zip(call, rows, strict=True))
+
+
+def _in_shape_of(leaf: Tensor, row: Tensor) -> Tensor:
+    """Calibrated values in this shape: an example may be all zeros, where one step of a code is all there is."""
+    if not leaf.is_floating_point() or not leaf.numel() or not row.numel():
+        return leaf
+    times = -(-leaf.numel() // row.numel())
+    return row.to(leaf.dtype).flatten().repeat(times)[: leaf.numel()].view(leaf.shape)
+
+
+def _check(canonical: fx.GraphModule, made: EngineGraph, leaves: tuple[Tensor, ...], target: str) -> None:
     float_type = next((kind for one in made.engines if (kind := getattr(one, "float_type", ""))), FLOAT)
     try:
-        told = fault(program.graph_module, made.graph_module.forward, program.example_leaves, float_type)
+        told = fault(canonical, made.graph_module.forward, leaves, float_type)
     except Exception as error:  # of whatever kind: it took the graph, and fails on the example
         said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
         raise refused(target, f"it fails on the example inputs: {said}") from error

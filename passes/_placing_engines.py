@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from time import perf_counter
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.engines.engine import EngineRefusal
+from fxquant.engines.importing import builder, imported
 from fxquant.graphs.placement import Problem, place
 from fxquant.ledger import FLOAT
 from fxquant.passes._engine_graph import engine_graph
@@ -146,7 +146,7 @@ class _Running:
 
 
 def _runner(target: str, leaves: tuple[Tensor, ...], *, may_run: bool) -> Callable[[fx.GraphModule], _Running]:
-    build = import_module(f"fxquant.engines.{target}").build
+    build = builder(target)
 
     def run(graph: fx.GraphModule) -> _Running:
         made = engine_graph(graph, leaves, build, target, may_run=may_run)
@@ -173,4 +173,4 @@ def _check_speed(call_seconds: float, seconds: float) -> None:
 def _own(target: str, what: str, name: str) -> Any:
     """What an engine's own file says of this, where there is one."""
     module = f"fxquant.engines.{target}_{what}"
-    return getattr(import_module(module), name, None) if find_spec(module) is not None else None
+    return getattr(imported(module), name, None) if find_spec(module) is not None else None

@@ -36,3 +36,6 @@ class EngineModule(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+
+Build = Callable[..., EngineModule]  # (canonical, leaves, *, threads)

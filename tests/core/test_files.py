@@ -11,7 +11,7 @@ from torch import nn
 
 import fxquant
 from fxquant.errors import UsageError
-from fxquant.files import write_whole
+from fxquant.files import write_together, write_whole
 
 
 def test_a_new_file_has_the_mode_of_any_new_file_and_an_old_one_is_replaced(tmp_path):
@@ -58,3 +58,24 @@ def test_pictures_and_reports_say_where_they_cannot_be_written(tmp_path, make):
             write(path)
         assert caught.value.code == "FXQ118" and "cannot be written" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["a\0b", "file/x", "", None, 3, b"bytes", ["x"]], ids=repr)
+def test_what_is_no_place_for_a_file_is_refused_by_name(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="cannot be written: ") as caught:
+        write_whole(path, b"new")
+    assert caught.value.code == "FXQ118" and [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_files_that_belong_together_are_all_new_or_all_as_they_were(tmp_path):
+    weights, graph = tmp_path / "m.bin", tmp_path / "m.xml"
+    weights.write_bytes(b"old")
+    graph.mkdir()
+    with pytest.raises(UsageError, match=r"m.xml' cannot be written: Is a directory"):
+        write_together([(weights, b"new"), (graph, b"new")])
+    assert weights.read_bytes() == b"old" and sorted(tmp_path.iterdir()) == [weights, graph]
+    graph.rmdir()
+    assert write_together([(weights, b"new"), (graph, b"newer")]) == graph
+    assert (weights.read_bytes(), graph.read_bytes()) == (b"new", b"newer") and len(list(tmp_path.iterdir())) == 2

@@ -35,6 +35,19 @@ from support.asserts import untouched
         ("observers", 5),
         ("observers", [None]),
         ("strict", "yes"),
+        ("race_seconds", "2"),
+        ("race_seconds", -1),
+        ("race_seconds", float("nan")),
+        ("race_seconds", float("inf")),
+        ("race_seconds", 1e308),
+        ("race_seconds", 10**400),
+        ("race_seconds", True),
+        ("race_targets", "openvino"),
+        ("race_targets", [None]),
+        ("place", 1),  # it would be taken for neither True nor False
+        ("place", torch.tensor(True)),
+        ("place", torch.tensor([1, 2])),
+        ("place", "yes"),
     ],
 )
 def test_an_argument_of_the_wrong_kind_is_named(name: str, value: Any) -> None:

@@ -52,6 +52,16 @@ def test_one_that_is_as_new_is_here(installed, version):
     assert presence_of([("onnxruntime", "1.20")]).is_here
 
 
+@pytest.mark.parametrize("text", ["", "junk", "Metadata-Version: 2.1\nName: openvino\n"])
+def test_metadata_without_a_version_is_no_installation(monkeypatch, tmp_path, text):
+    """What an installation leaves that was broken off."""
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino-1.dist-info").mkdir()
+    (tmp_path / "openvino-1.dist-info" / "METADATA").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert presence_of([("openvino", "2025.0")]) == presence.Presence(False, "openvino is not installed")
+
+
 def test_metadata_without_the_module_is_not_enough(installed, monkeypatch):
     installed(openvino="2026.4.1")
     monkeypatch.setattr(presence, "find_spec", lambda name: None)

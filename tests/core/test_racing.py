@@ -117,6 +117,36 @@ def test_one_that_does_not_run_it_right_is_out_and_no_error(monkeypatch, build, 
     assert model.target == NATIVE and why in told(model) and f"{NATIVE} alone" in told(model)
 
 
+class FailsOnTwo(Interpreted):
+    """Refuses batches of two, as no engine of torch's own does."""
+
+    def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
+        if len(leaves[0]) == 2:
+            raise KeyError("a batch of two")
+        return super().forward(*leaves)
+
+
+class FailsLate(Interpreted):
+    """Runs until it has been checked."""
+
+    calls = 0
+
+    def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
+        self.calls += 1
+        if self.calls > 20:
+            raise MemoryError("no more")
+        return super().forward(*leaves)
+
+
+@pytest.mark.parametrize("kind, why", [(FailsOnTwo, "KeyError: 'a batch of two'"), (FailsLate, "MemoryError: no more")])
+@pytest.mark.parametrize("strict", [False, True])
+def test_one_that_fails_on_the_inputs_of_the_race_is_out(monkeypatch, kind, why, strict):
+    install(monkeypatch, engine_of(kind, "openvino"))
+    model = raced(example_inputs=(X[:2],), strict=strict)
+    assert model.target == NATIVE and f"{NATIVE} alone" in told(model)
+    assert "openvino is out (" in told(model) and why in told(model)
+
+
 def test_one_that_takes_it_in_pieces_may_win(monkeypatch):
     install(monkeypatch, choosy(F.relu))
     model = raced()

@@ -14,7 +14,7 @@ from torch import nn
 
 import fxquant
 from fxquant import exporting
-from fxquant.errors import ContractError, EngineUnavailableError, LoweringError, UsageError
+from fxquant.errors import ContractError, EngineUnavailableError, FxQuantError, LoweringError, UsageError
 from fxquant.tools.cli import run
 from support.command import write_source
 
@@ -205,3 +205,54 @@ def test_the_verb_refuses_a_place_before_it_works(tmp_path, capsys, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert run(["export", "no_such_file.py:make", *arguments]) == UsageError.exit_status
     assert capsys.readouterr().err.startswith("FXQ118 ")
+
+
+NO_PATHS = {
+    "zero byte": ("a\0.onnx", None),
+    "in a file": ("before.onnx/m.onnx", None),
+    "folder": ("folder.onnx", None),
+    "weights in the way": ("other.xml", None),
+    "none": (None, None),
+    "number": (3, None),
+    "bytes": (b"m.onnx", None),
+    "a list for a format": ("m.onnx", ["onnx"]),
+    "a number for a format": ("m.onnx", 3),
+}
+
+
+@pytest.mark.parametrize("path, format", NO_PATHS.values(), ids=NO_PATHS)
+def test_a_path_that_is_none_or_taken_is_refused_and_nothing_is_left(compiled, tmp_path, monkeypatch, path, format):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "before.onnx").write_text("before")
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "other.bin").mkdir()
+    with pytest.raises(UsageError) as caught:
+        compiled.export(path, format=format)
+    assert caught.value.code == "FXQ118" and caught.value.hint
+    assert {one.name for one in tmp_path.iterdir()} == {"before.onnx", "folder.onnx", "other.bin"}
+    assert (tmp_path / "before.onnx").read_text() == "before"
+
+
+WRITERS = {"m.onnx": "fxquant.engines.onnx.to_onnx", "m.xml": "openvino.save_model", "m.pt2": "torch.export.save"}
+FAULTS = {
+    "disk": (OSError(28, "No space left on device"), "FXQ118", "'{}' cannot be written: No space left on device"),
+    "package": (KeyError("dim"), "FXQ517", "the graph has no form in format '{}': KeyError: 'dim'"),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("error, code, told", FAULTS.values(), ids=FAULTS)
+def test_a_package_that_fails_on_the_way_is_told_and_leaves_nothing(
+    compiled, tmp_path, monkeypatch, name, error, code, told
+):
+    def fails(*args, **options):
+        raise error
+
+    monkeypatch.setattr(WRITERS[name], fails)
+    with pytest.raises(FxQuantError) as caught:
+        compiled.export(tmp_path / name)
+    chosen = exporting.chosen_format(name).name
+    assert caught.value.code == code and told.format(tmp_path / name if code == "FXQ118" else chosen) in str(
+        caught.value
+    )
+    assert not list(tmp_path.iterdir())

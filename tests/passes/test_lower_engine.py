@@ -314,3 +314,43 @@ def test_a_pipeline_says_its_target_where_auto_is_named(monkeypatch):
     passes = fxquant.default_pipeline(target="openvino")
     assert compiled(passes=passes, target="auto").target == "openvino" == compiled(passes=passes).target
     assert compiled(passes=fxquant.default_pipeline(), target="auto").target != "openvino"
+
+
+class OnTwo(Interpreted):
+    """An engine whose kernel for batches of two is another one: it fails, or computes something else."""
+
+    def __init__(self, graph, spoil):
+        super().__init__("openvino", graph)
+        self._on_two = spoil
+
+    def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
+        found = super().forward(*leaves)
+        return tuple(map(self._on_two, found)) if len(leaves[0]) == 2 else found
+
+
+def no_kernel(x: Tensor) -> Tensor:
+    raise RuntimeError("no kernel for two")
+
+
+ON_TWO = {
+    "FXQ512": no_kernel,
+    "FXQ514": lambda x: x * 1.2,
+}
+
+
+@pytest.mark.parametrize("code, spoil", ON_TWO.items(), ids=ON_TWO)
+@pytest.mark.parametrize("example", [X[:2], torch.zeros(2, 3, 12, 12)], ids=["rows", "zeros"])
+def test_the_shape_that_it_will_be_called_with_is_checked_as_well(monkeypatch, code, spoil, example):
+    """The example has 2 rows, the calibration data 8."""
+    install(monkeypatch, lambda canonical, leaves, *, threads: OnTwo(canonical, spoil))
+    model = compiled(example_inputs=(example,))
+    assert code in codes(model) and model.target == model.engine
+    with pytest.raises((LoweringError, ParityError)) as caught:
+        compiled(example_inputs=(example,), strict=True)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("example", [X[:1], torch.zeros(1, 3, 12, 12), torch.zeros(3, 3, 20, 16), X[:0]])
+def test_one_that_is_right_in_that_shape_stays(monkeypatch, example):
+    install(monkeypatch, faithful())
+    assert compiled(example_inputs=(example,)).target == "openvino"

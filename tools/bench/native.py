@@ -19,9 +19,9 @@ TARGETS = {"mobilenet_v2": 0.60, "resnet18": 0.95}  # of stock FX's time on its 
 @click.command()
 @click.option("--models", default=",".join(TARGETS), show_default=True, help="Names of the zoo, with commas.")
 @click.option("--engines", default="x86,onednn", show_default=True, help="Engines of both sides, with commas.")
-@click.option("--batches", default=4, show_default=True, help="Calibration batches.")
-@click.option("--batch-size", default=8, show_default=True)
-@click.option("--rounds", default=60, show_default=True)
+@click.option("--batches", default=4, show_default=True, type=click.IntRange(min=1), help="Calibration batches.")
+@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
+@click.option("--rounds", default=60, show_default=True, type=click.IntRange(min=1))
 @click.option("--quick", is_flag=True, help="The tests' small model sizes, few rounds: a smoke test, not a result.")
 @click.option("--tests", default=None, help="A checkout's tests folder.")
 @click.option("--json", "as_json", is_flag=True)
@@ -36,13 +36,16 @@ def main(
     as_json: bool,
 ) -> None:
     """Latency at batch 1: MobileNetV2 at most 0.60 of stock FX, ResNet-18 at most 0.95; best engine of each side."""
+    from fxquant import targets
     from fxquant.tools.bench.sides import Job
     from fxquant.tools.bench.zoo import load_zoo, pick
 
+    here = {name: name for name in targets.NATIVE if targets.available(name)}
+    named = list(pick(here, engines, "engine"))
     checks: list[Check] = []
     for name, case in pick(load_zoo(tests), models).items():
         model, data = case.make(full=not quick), case.batches(batches, batch_size, full=not quick)
-        jobs = [Job(model, data, engine.strip()) for engine in engines.split(",")]
+        jobs = [Job(model, data, engine) for engine in named]
         one = case.inputs(0, 1, full=not quick)
         checks.append(_against_stock(name, jobs, one, rounds=min(rounds, 5) if quick else rounds))
     show(f"native engines, {engines}", checks, as_json=as_json)

@@ -19,13 +19,15 @@ TARGETS = "native,onnxruntime,openvino"
 
 @click.command()
 @click.option("--targets", "named", default=TARGETS, show_default=True, help="Names of targets, with commas.")
-@click.option("--rounds", default=400, show_default=True, help="Of ten calls each.")
+@click.option("--rounds", default=400, show_default=True, type=click.IntRange(min=1), help="Of ten calls each.")
 @click.option("--json", "as_json", is_flag=True)
 def main(named: str, rounds: int, as_json: bool) -> None:
     """A call of a tiny model at most 30 µs longer than its graph alone. Targets that are not here are left out."""
     from fxquant import targets
+    from fxquant.tools.bench.zoo import pick
 
-    here = [name for name in named.split(",") if name == "native" or targets.presence(name).is_here]
+    known = {name: name for name in ("native", *targets.TARGETS)}
+    here = [name for name in pick(known, named, "target") if name == "native" or targets.presence(name).is_here]
     show("overhead of a call", [_check(name, rounds) for name in here], as_json=as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,18 @@ import click
 if TYPE_CHECKING:
     from fxquant.tools.bench.peers.measured import Result
     from fxquant.tools.bench.peers.sides import Side
+
+_PLACE = click.Path(dir_okay=False, writable=True)
+
+
+def _in_a_folder(context: click.Context, option: click.Parameter, path: str | None) -> str | None:
+    """Told before half an hour of measuring, not after it."""
+    if path is not None and not os.access(Path(path).parent, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"there is no folder {Path(path).parent} to write to")
+    if path is not None and option.name == "chart" and Path(path).suffix.lower() not in (".svg", ".png"):
+        raise click.BadParameter(f"{path} ends in neither .svg nor .png")
+    return path
+
 
 QUICK = ("lstm", "float-eager,fx-onednn,fxquant-onednn")
 
@@ -27,8 +40,8 @@ QUICK = ("lstm", "float-eager,fx-onednn,fxquant-onednn")
 @click.option("--quick", is_flag=True, help="A tiny model, few sides and rounds: a smoke test, not a result.")
 @click.option("--tests", default=None, help="A checkout's tests folder.")
 @click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), help="A file of --json, not a run.")
-@click.option("--json", "target", type=click.Path(dir_okay=False), help="Write all numbers here.")
-@click.option("--chart", type=click.Path(dir_okay=False), help="Draw the ratios here (.svg or .png).")
+@click.option("--json", "target", type=_PLACE, callback=_in_a_folder, help="Write all numbers here.")
+@click.option("--chart", type=_PLACE, callback=_in_a_folder, help="Draw the ratios here (.svg or .png).")
 @click.option("--profile", "profiled", default="", help="Not a run: op by op, this model on OpenVINO beside --peer's.")
 @click.option("--peer", default="nncf", show_default=True, help="A side on OpenVINO, for --profile.")
 @click.option("--readme", is_flag=True, help="Print the README's table, and nothing else.")
@@ -52,7 +65,6 @@ def main(
     """fxquant against stock FX, torchao PT2E, ONNX Runtime's quantizer, NNCF with OpenVINO, and float, per engine."""
     from fxquant.tools.bench.peers import told
     from fxquant.tools.bench.peers.held import checks
-    from fxquant.tools.bench.peers.measured import Result
     from fxquant.tools.bench.report import show
 
     if is_list:
@@ -65,7 +77,7 @@ def main(
         _profile(profiled, peer, threads, quick=quick, tests=tests)
         return
     if source is not None:
-        result = Result.of_dict(json.loads(Path(source).read_text(encoding="utf-8")))
+        result = _read(source)
     else:
         models, wanted = (models or QUICK[0], wanted or QUICK[1]) if quick else (models, wanted)
         result = _run(models, _sides(wanted, slow=slow), _numbers(batches), rounds, threads, quick=quick, tests=tests)
@@ -82,6 +94,16 @@ def main(
         return
     told.show(result)
     show("fxquant against its peers", held, as_json=False)
+
+
+def _read(source: str) -> Result:
+    from fxquant.tools.bench.peers.measured import Result
+
+    try:
+        return Result.of_dict(json.loads(Path(source).read_text(encoding="utf-8")))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        told = f"{source} is no file that --json wrote: {type(error).__name__}: {error}"
+        raise click.BadParameter(told, param_hint="--from") from error
 
 
 def _run(
