@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 import fxquant
 from fxquant.engines.engine import EngineRefusal
@@ -196,3 +196,10 @@ def test_nothing_is_printed_and_the_process_is_as_before(conv_net, capfd):
     assert capfd.readouterr() == ("", "")
     assert {name: logging.getLogger(name).level for name in levels} == levels
     assert warnings.filters == filters and torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_nothing_is_logged_of_a_size_of_one_that_stays_fixed(capfd):
+    """One channel: torch.export warns of it where there are several rows."""
+    torch.manual_seed(0)
+    to_onnx(fx.symbolic_trace(nn.Conv2d(1, 2, 3)), (torch.rand(2, 1, 8, 8),))
+    assert capfd.readouterr() == ("", "")
