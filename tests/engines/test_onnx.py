@@ -203,3 +203,29 @@ def test_nothing_is_logged_of_a_size_of_one_that_stays_fixed(capfd):
     torch.manual_seed(0)
     to_onnx(fx.symbolic_trace(nn.Conv2d(1, 2, 3)), (torch.rand(2, 1, 8, 8),))
     assert capfd.readouterr() == ("", "")
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x, table, scale):
+        return self.fc(x) * scale + table.mean()
+
+
+def test_a_row_beside_inputs_that_have_no_rows_or_several_is_open():
+    torch.manual_seed(0)
+    proto = to_onnx(fx.symbolic_trace(Scaled()), (torch.rand(1, 4), torch.rand(5, 2), torch.rand(())))
+    found = run(proto, (torch.rand(3, 4), torch.rand(7, 2), torch.rand(())))
+    assert found[0].shape == (3, 3)
+
+
+class Shifted(nn.Module):
+    def forward(self, x, shift):
+        return torch.relu(x + shift).view(5, 4)
+
+
+def test_a_size_of_one_that_is_meant_beside_others_stays():
+    proto = to_onnx(fx.symbolic_trace(Shifted()), (torch.rand(5, 4), torch.rand(1, 4)))
+    assert run(proto, (torch.rand(5, 4), torch.rand(1, 4)))[0].shape == (5, 4)

@@ -173,3 +173,23 @@ def test_times_of_nodes_add_up_to_a_call_and_layers_take_some() -> None:
     times = node_times(placed(canonical), (x,), threads=1, repeats=5)
     assert all(seconds >= 0 for seconds in times.values())
     assert times["conv2d"] > 0 and 0 < math.fsum(times.values()) < 1.0
+
+
+class Centred(nn.Module):
+    """Its buffer has the name of an op that it calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 4)
+        self.register_buffer("mean", torch.full((8,), 0.4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x - self.mean).mean(1)  # type: ignore[no-any-return]
+
+
+def test_a_tensor_of_the_models_own_may_have_the_name_of_an_op() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(64, 8)
+    compiled = fxquant.compile(Centred().eval(), "int8", calibration_data=[x], target="openvino")
+    assert compiled.target == "openvino"
+    assert sqnr_db(compiled.canonical(x)[0], compiled(x)) > 25
