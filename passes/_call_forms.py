@@ -37,6 +37,10 @@ def _cat(tensors: Any, dim: int = 0) -> Form | None:
     return torch.cat, (tensors, dim)
 
 
+def _attribute(input: fx.Node, name: str) -> Form | None:
+    return (torch.transpose, (input, -2, -1)) if name == "mT" else None
+
+
 def _is_one(alpha: Any) -> bool:
     return isinstance(alpha, (int, float)) and alpha == 1
 
@@ -48,6 +52,7 @@ FORMS: dict[object, Callable[..., Form | None]] = {
     **dict.fromkeys((torch.matmul, operator.matmul, "matmul", "__matmul__"), _matmul),
     **dict.fromkeys((torch.flatten, "flatten"), _flatten),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
+    getattr: _attribute,
 }
 
 _SIGNATURES = {target: inspect.signature(form) for target, form in FORMS.items()}

@@ -207,3 +207,22 @@ class ScaledSigmoid(nn.Module):
 def test_arithmetic_after_a_sigmoid_is_not_held_to_the_range_of_the_sigmoid() -> None:
     torch.manual_seed(0)
     _compiled(ScaledSigmoid(), 2 * torch.randn(32, 8))
+
+
+class Turned(nn.Module):
+    """As in an MLP-Mixer: what a layer gives, turned by an attribute."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.fc, self.head, self.name = nn.Linear(8, 6), nn.Linear(16, 4), name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(getattr(self.fc(x), self.name))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("name", "effective"), [("mT", "int8"), ("T", "float32")])
+def test_an_attribute_that_is_a_transposed_tensor(name: str, effective: str) -> None:
+    torch.manual_seed(0)
+    compiled = _compiled(Turned(name), torch.randn(16, 8))
+    (row,) = (row for row in compiled.ledger.layers if row.op == "getattr")
+    assert row.effective == effective
