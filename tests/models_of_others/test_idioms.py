@@ -226,3 +226,26 @@ def test_an_attribute_that_is_a_transposed_tensor(name: str, effective: str) -> 
     compiled = _compiled(Turned(name), torch.randn(16, 8))
     (row,) = (row for row in compiled.ledger.layers if row.op == "getattr")
     assert row.effective == effective
+
+
+class Shifted(nn.Module):
+    """The smaller summand first."""
+
+    def __init__(self, is_outer: bool) -> None:
+        super().__init__()
+        self.fc, self.shift, self.is_outer = nn.Linear(8, 8), nn.Linear(8, 8), is_outer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shift, y = self.shift(x).mean(1, keepdim=True), self.fc(x)
+        return shift + (y.mean(2, keepdim=True) if self.is_outer else y)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("is_outer", "effective"), [(False, "int8"), (True, "float32")])
+def test_a_sum_that_grows_beyond_its_first_summand_prints_nothing(
+    is_outer: bool, effective: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    compiled = _compiled(Shifted(is_outer), torch.randn(4, 5, 8))
+    (row,) = (row for row in compiled.ledger.layers if row.op == "add")
+    assert row.effective == effective
+    assert capfd.readouterr() == ("", "")
