@@ -193,3 +193,30 @@ def test_a_tensor_of_the_models_own_may_have_the_name_of_an_op() -> None:
     compiled = fxquant.compile(Centred().eval(), "int8", calibration_data=[x], target="openvino")
     assert compiled.target == "openvino"
     assert sqnr_db(compiled.canonical(x)[0], compiled(x)) > 25
+
+
+class OfMaxima(nn.Module):
+    """A layer that reads maxima, as PointNet and CBAM do: of a reduction, of a pooling, joined with means."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.body, self.kind = nn.Conv2d(3, 8, 3), kind
+        self.head = nn.Linear(16 if kind == "joined" else 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        if self.kind == "amax":
+            return self.head(y.flatten(2).amax(2))  # type: ignore[no-any-return]
+        if self.kind == "pool":
+            return self.head(nn.functional.adaptive_max_pool2d(y, 1).flatten(1))  # type: ignore[no-any-return]
+        return self.head(torch.cat((y.amax((2, 3)), y.mean((2, 3))), 1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["amax", "pool", "joined"])
+def test_maxima_that_a_layer_reads_are_not_rounded_to_whole_numbers(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = OfMaxima(kind).eval(), torch.randn(64, 3, 8, 8)
+    compiled = fxquant.compile(model, "int8", calibration_data=[x], target="openvino")
+    assert compiled.target == "openvino"
+    with torch.no_grad():
+        assert sqnr_db(model(x), compiled(x)) > 30
