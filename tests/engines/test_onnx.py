@@ -229,3 +229,22 @@ class Shifted(nn.Module):
 def test_a_size_of_one_that_is_meant_beside_others_stays():
     proto = to_onnx(fx.symbolic_trace(Shifted()), (torch.rand(5, 4), torch.rand(1, 4)))
     assert run(proto, (torch.rand(5, 4), torch.rand(1, 4)))[0].shape == (5, 4)
+
+
+class Halves(nn.Module):
+    """The rows of a batch in two halves, as guided diffusion has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        one, other = self.fc(x).chunk(2)
+        return one + 7.5 * (other - one)
+
+
+def test_rows_in_halves_go_through_although_the_exporters_optimizer_fails_on_them():
+    torch.manual_seed(0)
+    proto, canonical, _ = as_onnx(Halves(), "int8", (torch.randn(16, 4),))
+    x = torch.randn(8, 4)
+    assert sqnr(canonical(x)[0], run(proto, (x,))[0]) > 100
