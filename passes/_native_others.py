@@ -55,7 +55,8 @@ def lower(native: NativeGraph, node: fx.Node, layer: fx.Node, relu: fx.Node | No
 def _largest_first(layer: fx.Node) -> tuple[Any, ...] | None:
     """The summands, the one of the sum's shape first: the kernel makes its result like the first, and prints a
     warning in each call where it has to grow. None where it would have to."""
-    shapes = [getattr(known_value(node), "shape", None) for node in (*layer.args, layer)]
+    summands: Any = layer.args
+    shapes = [getattr(known_value(node), "shape", None) for node in (*summands, layer)]
     if None in shapes or shapes[0] == shapes[2]:
         return layer.args
     return layer.args[::-1] if shapes[1] == shapes[2] else None
