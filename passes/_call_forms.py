@@ -12,6 +12,9 @@ from torch import fx
 
 Form = tuple[Callable[..., Any], tuple[Any, ...]]  # function, positional arguments
 
+_FIELDS = ("values", "indices")  # of what these give
+_PAIRS = frozenset({"max", "min", "median", "nanmedian", "mode", "kthvalue", "topk", "sort", "cummax", "cummin"})
+
 
 def _add(input: fx.Node, other: Any, *, alpha: Any = 1) -> Form | None:
     return (operator.add, (input, other)) if _is_one(alpha) else None
@@ -38,7 +41,10 @@ def _cat(tensors: Any, dim: int = 0) -> Form | None:
 
 
 def _attribute(input: fx.Node, name: str) -> Form | None:
-    return (torch.transpose, (input, -2, -1)) if name == "mT" else None
+    if name == "mT":
+        return torch.transpose, (input, -2, -1)
+    is_pair = str(getattr(input.target, "__name__", input.target)) in _PAIRS and input.op.startswith("call_")
+    return (operator.getitem, (input, _FIELDS.index(name))) if is_pair and name in _FIELDS else None
 
 
 def _is_one(alpha: Any) -> bool:

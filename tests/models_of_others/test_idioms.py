@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -249,3 +250,24 @@ def test_a_sum_that_grows_beyond_its_first_summand_prints_nothing(
     (row,) = (row for row in compiled.ledger.layers if row.op == "add")
     assert row.effective == effective
     assert capfd.readouterr() == ("", "")
+
+
+class Strongest(nn.Module):
+    """Named fields of a pair, and the tensor without its gradient, as older code has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(x)
+        best = y.topk(2, dim=1)
+        return y.max(1, keepdim=True).values * y.data + best.indices.float().mean() * best.values.mean()  # type: ignore[no-any-return]
+
+
+def test_named_fields_of_a_result_have_a_form_in_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 8)
+    compiled = _compiled(Strongest(), x, floor_db=20.0)
+    compiled.save(tmp_path / "model.safetensors")
+    assert torch.equal(fxquant.load(tmp_path / "model.safetensors")(x), compiled(x))
