@@ -53,14 +53,16 @@ def _quantize(context: Any) -> list[Any]:
     bounds = [_float((limit - zero_point) * scale) for limit in (low, high)]
     levels, x = int(high - low) + 1, context.get_input(0)
     is_apart = _is_of_a_maximum(x)
-    codes = ops.fake_quantize(ops.unsqueeze(x, 0) if is_apart else x, *bounds, _float(low), _float(high), levels)
+    flat = ops.reshape(x, [-1], False) if is_apart else x
+    codes = ops.fake_quantize(flat, *bounds, _float(low), _float(high), levels)
     made = ops.convert(codes, "i8" if is_signed else "u8")
-    return [(ops.squeeze(made, 0) if is_apart else made).output(0)]
+    return [(ops.reshape(made, ops.shape_of(x), False) if is_apart else made).output(0)]
 
 
 def _is_of_a_maximum(x: Any) -> bool:
     """Would its quantize be fused into a ReduceMax? That kernel keeps its maxima in the type of its result: it rounds
-    them to whole numbers before it quantizes (2026.4). Behind an unsqueeze they are quantized by themselves."""
+    them to whole numbers before it quantizes (2026.4). Flattened they are quantized by themselves;
+    behind an unsqueeze the reduction would only keep its axis."""
     node = x.get_node()
     kind, given = node.get_type_name(), [one for one in node.input_values() if not _is_constant(one)]
     if kind in _MAXIMA:
