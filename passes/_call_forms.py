@@ -12,6 +12,9 @@ from torch import fx
 
 Form = tuple[Callable[..., Any], tuple[Any, ...]]  # function, positional arguments
 
+_FIELDS = ("values", "indices")  # of what these give
+_PAIRS = frozenset({"max", "min", "median", "nanmedian", "mode", "kthvalue", "topk", "sort", "cummax", "cummin"})
+
 
 def _add(input: fx.Node, other: Any, *, alpha: Any = 1) -> Form | None:
     return (operator.add, (input, other)) if _is_one(alpha) else None
@@ -37,6 +40,13 @@ def _cat(tensors: Any, dim: int = 0) -> Form | None:
     return torch.cat, (tensors, dim)
 
 
+def _attribute(input: fx.Node, name: str) -> Form | None:
+    if name == "mT":
+        return torch.transpose, (input, -2, -1)
+    is_pair = str(getattr(input.target, "__name__", input.target)) in _PAIRS and input.op.startswith("call_")
+    return (operator.getitem, (input, _FIELDS.index(name))) if is_pair and name in _FIELDS else None
+
+
 def _is_one(alpha: Any) -> bool:
     return isinstance(alpha, (int, float)) and alpha == 1
 
@@ -48,6 +58,7 @@ FORMS: dict[object, Callable[..., Form | None]] = {
     **dict.fromkeys((torch.matmul, operator.matmul, "matmul", "__matmul__"), _matmul),
     **dict.fromkeys((torch.flatten, "flatten"), _flatten),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
+    getattr: _attribute,
 }
 
 _SIGNATURES = {target: inspect.signature(form) for target, form in FORMS.items()}

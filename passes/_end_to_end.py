@@ -25,6 +25,7 @@ from torch import Tensor, fx
 
 from fxquant import qdq
 from fxquant.aliasing import restore_buffers, saved_buffers
+from fxquant.engines import forms
 from fxquant.graphmodule import copied
 from fxquant.ledger import FLOAT
 from fxquant.passes._engine_rows import is_dequantized
@@ -34,6 +35,8 @@ EXACT_DB = {FLOAT: 80.0, "bfloat16": 30.0, "float16": 30.0}
 ENOUGH = 2000  # numbers of an output, to tell its noise by
 MOST_RUNS = 8
 _AGREEING = 0.9  # share of an integer output (a class, a mask) that has to be the canonical graph's
+
+_RECURRENT = (*forms.LAYERS, *forms.CELLS)
 
 Run = Callable[..., Sequence[Any]]
 
@@ -123,9 +126,15 @@ def _shapes(canonical: Sequence[Any], engine: Sequence[Any]) -> str:
 
 
 def unrounded(canonical: fx.GraphModule) -> fx.GraphModule:
-    """The same graph without rounding of activations: each quantize is a clamp to its range. Weights stay as held."""
+    """The same graph without rounding of activations: each quantize is a clamp to its range. Weights stay as held.
+
+    Recurrent layers round at each step, which engines leave out.
+    """
     made = copied(canonical)
     nodes = list(made.graph.nodes)
+    for node in nodes:
+        if node.target in _RECURRENT:
+            node.args = (*node.args[:-2], False, False)
     dequantizes = [node for node in nodes if is_dequantized(node)]
     quantizes = [n for n in nodes if n.target is qdq.quantize_per_tensor and n.all_input_nodes[0].op != "get_attr"]
     for node in dequantizes:

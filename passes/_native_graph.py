@@ -29,7 +29,8 @@ _QUANTIZED = {torch.uint8: torch.quint8, torch.int8: torch.qint8}
 _RELUS = (F.relu, torch.relu)
 
 
-_OF_CODES = frozenset({"dtype", "itemsize", "nbytes", "is_quantized"})  # other answers than the float value gives
+# Other answers of codes than the float value gives, and tensors, which would be codes too.
+_OF_CODES = frozenset({"dtype", "itemsize", "nbytes", "is_quantized", "T", "mT", "H", "mH", "data", "real", "imag"})
 
 
 @dataclass(frozen=True, slots=True)

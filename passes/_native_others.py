@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor, fx, nn
 from fxquant.origin import adopt
 from fxquant.passes._canonical import attribute_name, grid_of, is_activation_dequantize, qparams_of
 from fxquant.passes._native_ops import BINARY, FIXED_MODULES, OWN_MODULES, is_shared, takes_plain_order
+from fxquant.values import known_value
 
 if TYPE_CHECKING:
     from fxquant.passes._native_graph import NativeGraph
+
+_SUMS = (operator.add, torch.add)
 
 
 def lower(native: NativeGraph, node: fx.Node, layer: fx.Node, relu: fx.Node | None) -> fx.Node | None:
@@ -23,7 +27,10 @@ def lower(native: NativeGraph, node: fx.Node, layer: fx.Node, relu: fx.Node | No
         chosen = op if relu is None else op_relu
         if chosen is None or len(layer.args) != 2 or not all(map(native.is_coded, layer.args)):
             return None
-        return native.graph.call_function(chosen, (*map(native.coded, layer.args), scale, zero_point))
+        pair = _largest_first(layer) if layer.target in _SUMS else layer.args
+        return (
+            None if pair is None else native.graph.call_function(chosen, (*map(native.coded, pair), scale, zero_point))
+        )
     if relu is not None:
         return None
     if layer.op == "call_function" and layer.target is torch.cat:
@@ -43,6 +50,16 @@ def lower(native: NativeGraph, node: fx.Node, layer: fx.Node, relu: fx.Node | No
         same = abs(float(scale) - fixed_scale) < 1e-9 and zero_point == fixed_zero  # type: ignore[arg-type]
         return native.graph.call_function(op, (x,)) if same else None
     return _shared(native, node, layer)
+
+
+def _largest_first(layer: fx.Node) -> tuple[Any, ...] | None:
+    """The summands, the one of the sum's shape first: the kernel makes its result like the first, and prints a
+    warning in each call where it has to grow. None where it would have to."""
+    summands: Any = layer.args
+    shapes = [getattr(known_value(node), "shape", None) for node in (*summands, layer)]
+    if None in shapes or shapes[0] == shapes[2]:
+        return layer.args
+    return layer.args[::-1] if shapes[1] == shapes[2] else None
 
 
 def move(native: NativeGraph, node: fx.Node) -> fx.Node | None:

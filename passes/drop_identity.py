@@ -95,7 +95,8 @@ def why_identity(node: fx.Node, module: nn.Module | None) -> str:
     """Why the call changes nothing; empty when it may."""
     if module is not None:
         return why_placeless(str(node.target), module) or _why_module(module)
-    if (node.op == "call_method" and node.target == "detach") or node.target is torch.detach:
+    is_detached = (node.op == "call_method" and node.target == "detach") or node.target is torch.detach
+    if is_detached or (node.target is getattr and node.args[1] == "data"):
         return "it only matters to autograd, which inference does not use"
     if node.op != "call_function" or node.target not in _DROPOUT_FUNCTIONS:
         return why_needless(node)

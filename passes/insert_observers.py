@@ -16,6 +16,7 @@ from fxquant.origin import adopt, site_of, where
 from fxquant.passes._activation_sites import execute as execute_activation_sites
 from fxquant.passes._activation_sites import has_own_site
 from fxquant.passes._clamped import narrow
+from fxquant.passes._coordinates import positions
 from fxquant.passes._landing import may_fall, not_observed
 from fxquant.passes._masks import masked_values
 from fxquant.passes._pairs import hide_relus, show
@@ -55,6 +56,7 @@ class InsertObservers(Pass):
         _drop_idle_observers(program, prepared)
         read_unobserved(program.graph_module, shared)
         _drop_observers_of_masks(program, ledger)
+        _drop_observers_of_positions(program, ledger)
         for node in observers_within(program.graph_module):
             node.replace_all_uses_with(node.all_input_nodes[0])
             program.graph.erase_node(node)
@@ -129,12 +131,21 @@ def _is_for_weights(observer: Observation) -> bool:
 def _drop_observers_of_masks(program: Program, ledger: Ledger) -> None:
     """Scores with a mask among them go to their softmax in float: no 8-bit range holds both."""
     masked = masked_values(program.graph_module)
+    _leave_float(program, ledger, masked, "a mask's large negative values are among its own: no 8-bit range holds both")
+
+
+def _drop_observers_of_positions(program: Program, ledger: Ledger) -> None:
+    """Positions, and boxes made of them, stay float: their range at another size is not known."""
+    told = "it counts positions: its range hangs on the size of the input"
+    _leave_float(program, ledger, positions(program.graph_module), told)
+
+
+def _leave_float(program: Program, ledger: Ledger, values: set[fx.Node], why: str) -> None:
     for node in list(program.graph.nodes):
         source = node.all_input_nodes[0] if observer_of(program.graph_module, node) is not None else None
-        if source is None or source not in masked:
+        if source is None or source not in values:
             continue
         if ledger.row_of(source) is not None:
-            why = "a mask's large negative values are among its own: no 8-bit range holds both"
             ledger.decline("FXQ209", source, why=why)
         node.replace_all_uses_with(source)
         program.graph.erase_node(node)

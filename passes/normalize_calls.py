@@ -35,6 +35,8 @@ class NormalizeCalls(Pass):
     F.relu(x), torch.relu(x), x.relu() ⇒  self.relu(x)        a module beside the caller's, under a free name
     F.linear(x, self.w, self.b)        ⇒  self.linear(x)      an nn.Linear that holds the same Parameters
     torch.add(x, y), x.add(y)          ⇒  x + y               and so for sub, mul, matmul, flatten, cat
+    x.mT                               ⇒  torch.transpose(x, -2, -1)
+    x.max(1).values                    ⇒  x.max(1)[0]
     nn.Conv2d(..., padding='same')     ⇒  nn.Conv2d(..., padding=(1, 1))
 
     A layer whose weight is computed in the graph keeps its functional form, with all its arguments written out.

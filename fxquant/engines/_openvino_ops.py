@@ -18,6 +18,8 @@ from torch import fx
 
 Convert = Callable[[Any], list[Any]]
 _NAMED = ("FakeQuantize", "Convert", "Multiply", "MatMul", "Squeeze", "LSTMSequence", "GRUSequence")
+_MAXIMA = ("ReduceMax", "ReduceMin", "AdaptiveMaxPool")
+_LAYERS = ("MatMul", "Convolution", "GroupConvolution")
 
 
 def extensions(graph_module: fx.GraphModule) -> list[ConversionExtension]:
@@ -49,9 +51,31 @@ def _quantize(context: Any) -> list[Any]:
     scale, zero_point, low, high = (_number(context, index) for index in (1, 2, 3, 4))
     is_signed = low < 0
     bounds = [_float((limit - zero_point) * scale) for limit in (low, high)]
-    levels = int(high - low) + 1
-    codes = ops.fake_quantize(context.get_input(0), *bounds, _float(low), _float(high), levels)
-    return [ops.convert(codes, "i8" if is_signed else "u8").output(0)]
+    levels, x = int(high - low) + 1, context.get_input(0)
+    is_apart = _is_of_a_maximum(x)
+    flat = ops.reshape(x, [-1], False) if is_apart else x
+    codes = ops.fake_quantize(flat, *bounds, _float(low), _float(high), levels)
+    made = ops.convert(codes, "i8" if is_signed else "u8")
+    return [(ops.reshape(made, ops.shape_of(x), False) if is_apart else made).output(0)]
+
+
+def _is_of_a_maximum(x: Any) -> bool:
+    """Would its quantize be fused into a ReduceMax? That kernel keeps its maxima in the type of its result: it rounds
+    them to whole numbers before it quantizes (2026.4). Flattened they are quantized by themselves;
+    behind an unsqueeze the reduction would only keep its axis."""
+    node = x.get_node()
+    kind, given = node.get_type_name(), [one for one in node.input_values() if not _is_constant(one)]
+    if kind in _MAXIMA:
+        return True
+    if kind == "Concat":
+        return any(map(_is_of_a_maximum, given))
+    is_moved = kind == "Reshape" and bool(given)
+    return kind not in _LAYERS and (len(given) == 1 or is_moved) and _is_of_a_maximum(given[0])
+
+
+def _is_constant(output: Any) -> bool:
+    is_it: bool = output.get_node().get_type_name() == "Constant"
+    return is_it
 
 
 def _dequantize(context: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -32,16 +33,22 @@ def exported(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, is_dynami
 
     With `is_dynamic`, every size that the graph does not fix is open. `canonical_name` tells where a node came from.
     """
-    prepared = exportable(canonical)
-    walked = _Walked(prepared)
-    shapes = tuple(dict.fromkeys(range(leaf.dim()), torch.export.Dim.AUTO) for leaf in leaves)
+    walked = _Walked(exportable(canonical))
+    if not is_dynamic:
+        return _traced(walked, leaves, None)
+    shapes = (tuple(dict.fromkeys(range(leaf.dim()), torch.export.Dim.AUTO) for leaf in leaves),)
+    try:
+        return _traced(walked, _several(leaves), shapes)
+    except EngineRefusal:
+        if {leaf.shape[0] for leaf in leaves if leaf.dim()} <= {1}:
+            raise
+    return _traced(walked, leaves, shapes)  # a size of one may have been meant beside another
+
+
+def _traced(walked: _Walked, leaves: tuple[Tensor, ...], shapes: Any) -> ExportedProgram:
     try:
         with silence(), torch.no_grad():
-            return torch.export.export(
-                walked.as_module(),
-                _several(leaves) if is_dynamic else leaves,
-                dynamic_shapes=(shapes,) if is_dynamic else None,
-            )
+            return torch.export.export(walked.as_module(), leaves, dynamic_shapes=shapes)
     except EngineRefusal:
         raise
     except Exception as error:  # of any kind: what torch.export raises of its own is of no common class
@@ -54,9 +61,7 @@ def _first_line(error: Exception) -> str:
 
 def _several(leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Two rows where one is given: torch.export takes a size of one for a constant."""
-    if any(leaf.dim() == 0 for leaf in leaves) or {leaf.shape[0] for leaf in leaves} != {1}:
-        return leaves
-    return tuple(torch.cat((leaf, leaf)) for leaf in leaves)
+    return tuple(torch.cat((leaf, leaf)) if leaf.dim() and leaf.shape[0] == 1 else leaf for leaf in leaves)
 
 
 class _Walked(fx.Interpreter):
@@ -90,6 +95,7 @@ def exportable(canonical: fx.GraphModule) -> fx.GraphModule:
     """A copy of the graph on ops of the dispatcher; the given one stays as it is. EngineRefusal where there is none."""
     made = copied(canonical)
     widen_placed(made)
+    _set_apart(made)
     for node in made.graph.nodes:
         node.meta["custom"] = {_NODE: node.name}
     for node in list(made.graph.nodes):
@@ -100,6 +106,25 @@ def exportable(canonical: fx.GraphModule) -> fx.GraphModule:
     made.graph.eliminate_dead_code()
     made.recompile()
     return made
+
+
+def _set_apart(graph_module: fx.GraphModule) -> None:
+    """The model's own tensor 'mean' ⇒ 'mean_held': torch.export takes it for the result of the op of that name."""
+    held = {str(node.target): getattr(graph_module, str(node.target), None) for node in _reads(graph_module)}
+    apart = {name: f"{name}_held" for name, value in held.items() if isinstance(value, Tensor) and _is_of_op(name)}
+    for name, new in apart.items():
+        delattr(graph_module, name)
+        graph_module.register_buffer(new, held[name])
+    for node in _reads(graph_module):
+        node.target = apart.get(str(node.target), node.target)
+
+
+def _reads(graph_module: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in graph_module.graph.nodes if node.op == "get_attr"]
+
+
+def _is_of_op(name: str) -> bool:
+    return hasattr(torch.ops.aten, re.sub(r"_\d+$", "", name.lower()))
 
 
 def is_recurrent(graph_module: fx.GraphModule, node: fx.Node) -> bool:

@@ -8,6 +8,7 @@ A range narrower than its type's is a Clip of codes behind the QuantizeLinear.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset21
 from torch import Tensor, fx
+from torch.export import ExportedProgram
 
 from fxquant.engines import onnx_recurrent, ops, recurrent_ops
 from fxquant.engines.engine import EngineRefusal
@@ -40,6 +42,19 @@ def to_onnx(
     program = exported(canonical, leaves, is_dynamic=True)
     inputs, outputs = names or ([node.name for node in canonical.graph.nodes if node.op == "placeholder"], None)
     with silence():
+        made = _translated(program, inputs, outputs)
+        tidy(made.model)
+        proto = made.model_proto
+        try:
+            onnx.checker.check_model(proto, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise EngineRefusal(f"onnx's checker refuses the model: {_first_line(error)}") from error
+    return proto
+
+
+def _translated(program: ExportedProgram, inputs: list[str], outputs: list[str] | None) -> torch.onnx.ONNXProgram:
+    """Through the exporter; without its optimizer where that fails, as it does on chunks of an open size."""
+    for optimize in (True, False):
         try:
             made = torch.onnx.export(
                 program,
@@ -50,17 +65,22 @@ def to_onnx(
                 custom_translation_table=_translations(),
                 input_names=inputs,
                 output_names=outputs,
+                optimize=optimize,
             )
         except Exception as error:  # of any kind: the exporter wraps whatever its translations raise
-            raise _refusal(error) from error
-        assert made is not None
-        tidy(made.model)
-        proto = made.model_proto
-        try:
-            onnx.checker.check_model(proto, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise EngineRefusal(f"onnx's checker refuses the model: {_first_line(error)}") from error
-    return proto
+            if not (optimize and _is_of_the_optimizer(error)):
+                raise _refusal(error) from error
+        else:
+            break
+    assert made is not None
+    return made
+
+
+def _is_of_the_optimizer(error: BaseException) -> bool:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(str(frame.f_globals.get("__name__", "")).startswith("onnxscript.optimizer") for frame, _ in frames)
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -136,13 +156,13 @@ def _refusal(error: Exception) -> EngineRefusal:
         root = root.__cause__
 
 
-def _node_at(traceback: TracebackType | None) -> str:
+def _node_at(trace: TracebackType | None) -> str:
     """The canonical node of the innermost frame that has an exported one at hand."""
     found = ""
-    while traceback is not None:
-        node = traceback.tb_frame.f_locals.get("node")
+    while trace is not None:
+        node = trace.tb_frame.f_locals.get("node")
         found = (canonical_name(node) if isinstance(node, fx.Node) else "") or found
-        traceback = traceback.tb_next
+        trace = trace.tb_next
     return found
 
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TALKERS = ("torch.onnx", "torch.export", "torch.fx.experimental", "onnxscript", "onnx_ir")
+_TALKERS = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "torch.fx.experimental", "onnxscript", "onnx_ir")
 _NOTHING = logging.CRITICAL + 1
 _LOCK = threading.RLock()  # warning filters and loggers belong to the whole process
 

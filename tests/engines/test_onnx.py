@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 import fxquant
 from fxquant.engines.engine import EngineRefusal
@@ -196,3 +196,55 @@ def test_nothing_is_printed_and_the_process_is_as_before(conv_net, capfd):
     assert capfd.readouterr() == ("", "")
     assert {name: logging.getLogger(name).level for name in levels} == levels
     assert warnings.filters == filters and torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_nothing_is_logged_of_a_size_of_one_that_stays_fixed(capfd):
+    """One channel: torch.export warns of it where there are several rows."""
+    torch.manual_seed(0)
+    to_onnx(fx.symbolic_trace(nn.Conv2d(1, 2, 3)), (torch.rand(2, 1, 8, 8),))
+    assert capfd.readouterr() == ("", "")
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x, table, scale):
+        return self.fc(x) * scale + table.mean()
+
+
+def test_a_row_beside_inputs_that_have_no_rows_or_several_is_open():
+    torch.manual_seed(0)
+    proto = to_onnx(fx.symbolic_trace(Scaled()), (torch.rand(1, 4), torch.rand(5, 2), torch.rand(())))
+    found = run(proto, (torch.rand(3, 4), torch.rand(7, 2), torch.rand(())))
+    assert found[0].shape == (3, 3)
+
+
+class Shifted(nn.Module):
+    def forward(self, x, shift):
+        return torch.relu(x + shift).view(5, 4)
+
+
+def test_a_size_of_one_that_is_meant_beside_others_stays():
+    proto = to_onnx(fx.symbolic_trace(Shifted()), (torch.rand(5, 4), torch.rand(1, 4)))
+    assert run(proto, (torch.rand(5, 4), torch.rand(1, 4)))[0].shape == (5, 4)
+
+
+class Halves(nn.Module):
+    """The rows of a batch in two halves, as guided diffusion has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        one, other = self.fc(x).chunk(2)
+        return one + 7.5 * (other - one)
+
+
+def test_rows_in_halves_go_through_although_the_exporters_optimizer_fails_on_them():
+    torch.manual_seed(0)
+    proto, canonical, _ = as_onnx(Halves(), "int8", (torch.randn(16, 4),))
+    x = torch.randn(8, 4)
+    assert sqnr(canonical(x)[0], run(proto, (x,))[0]) > 100

@@ -100,3 +100,22 @@ def test_threads_may_call_it_at_once(made):
 
 def test_a_copy_shares_the_session(made):
     assert copy.deepcopy(made[1]) is made[1]
+
+
+class BothWays(nn.Module):
+    """Its last states go through a layer that is not quantized at each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.fc = nn.GRU(8, 10, 2, batch_first=True, bidirectional=True), nn.Linear(20, 16)
+
+    def forward(self, x):
+        _, h = self.gru(x)
+        return torch.tanh(self.fc(torch.cat([h[-2], h[-1]], 1))), h
+
+
+def test_a_recurrent_layer_that_rounds_less_than_the_canonical_one_is_no_fault():
+    torch.manual_seed(0)
+    x = torch.randn(16, 9, 8)
+    compiled = fxquant.compile(BothWays().eval(), "int8-dynamic", example_inputs=(x,), target="onnxruntime")
+    assert compiled.target == "onnxruntime", str(compiled.ledger)

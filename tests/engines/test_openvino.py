@@ -222,3 +222,53 @@ assert caught == [signal.SIGTERM]
 def test_a_signal_after_another_thread_dropped_the_last_model_is_handled() -> None:
     done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class Centred(nn.Module):
+    """Its buffer has the name of an op that it calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 4)
+        self.register_buffer("mean", torch.full((8,), 0.4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x - self.mean).mean(1)  # type: ignore[no-any-return]
+
+
+def test_a_tensor_of_the_models_own_may_have_the_name_of_an_op() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(64, 8)
+    compiled = fxquant.compile(Centred().eval(), "int8", calibration_data=[x], target="openvino")
+    assert compiled.target == "openvino"
+    assert sqnr_db(compiled.canonical(x)[0], compiled(x)) > 25
+
+
+class OfMaxima(nn.Module):
+    """A layer that reads maxima, as PointNet and CBAM do: of a reduction, of a pooling, joined with means."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.body, self.kind = nn.Conv2d(3, 8, 3), kind
+        self.head = nn.Linear(16 if kind == "joined" else 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        if self.kind == "amax":
+            return self.head(y.flatten(2).amax(2))  # type: ignore[no-any-return]
+        if self.kind == "channels":
+            return self.head(y.amax(1).flatten(1)[:, :8])  # type: ignore[no-any-return]
+        if self.kind == "pool":
+            return self.head(nn.functional.adaptive_max_pool2d(y, 1).flatten(1))  # type: ignore[no-any-return]
+        return self.head(torch.cat((y.amax((2, 3)), y.mean((2, 3))), 1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["amax", "channels", "pool", "joined"])
+def test_maxima_that_a_layer_reads_are_not_rounded_to_whole_numbers(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = OfMaxima(kind).eval(), torch.randn(64, 3, 8, 8)
+    compiled = fxquant.compile(model, "int8", calibration_data=[x], target="openvino")
+    assert compiled.target == "openvino"
+    with torch.no_grad():
+        assert sqnr_db(model(x), compiled(x)) > 30
+        assert sqnr_db(model(x), torch.cat([compiled(row) for row in x.split(1)])) > 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,3 +208,66 @@ class ScaledSigmoid(nn.Module):
 def test_arithmetic_after_a_sigmoid_is_not_held_to_the_range_of_the_sigmoid() -> None:
     torch.manual_seed(0)
     _compiled(ScaledSigmoid(), 2 * torch.randn(32, 8))
+
+
+class Turned(nn.Module):
+    """As in an MLP-Mixer: what a layer gives, turned by an attribute."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.fc, self.head, self.name = nn.Linear(8, 6), nn.Linear(16, 4), name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(getattr(self.fc(x), self.name))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("name", "effective"), [("mT", "int8"), ("T", "float32")])
+def test_an_attribute_that_is_a_transposed_tensor(name: str, effective: str) -> None:
+    torch.manual_seed(0)
+    compiled = _compiled(Turned(name), torch.randn(16, 8))
+    (row,) = (row for row in compiled.ledger.layers if row.op == "getattr")
+    assert row.effective == effective
+
+
+class Shifted(nn.Module):
+    """The smaller summand first."""
+
+    def __init__(self, is_outer: bool) -> None:
+        super().__init__()
+        self.fc, self.shift, self.is_outer = nn.Linear(8, 8), nn.Linear(8, 8), is_outer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shift, y = self.shift(x).mean(1, keepdim=True), self.fc(x)
+        return shift + (y.mean(2, keepdim=True) if self.is_outer else y)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("is_outer", "effective"), [(False, "int8"), (True, "float32")])
+def test_a_sum_that_grows_beyond_its_first_summand_prints_nothing(
+    is_outer: bool, effective: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    compiled = _compiled(Shifted(is_outer), torch.randn(4, 5, 8))
+    (row,) = (row for row in compiled.ledger.layers if row.op == "add")
+    assert row.effective == effective
+    assert capfd.readouterr() == ("", "")
+
+
+class Strongest(nn.Module):
+    """Named fields of a pair, and the tensor without its gradient, as older code has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(x)
+        best = y.topk(2, dim=1)
+        return y.max(1, keepdim=True).values * y.data + best.indices.float().mean() * best.values.mean()  # type: ignore[no-any-return]
+
+
+def test_named_fields_of_a_result_have_a_form_in_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 8)
+    compiled = _compiled(Strongest(), x, floor_db=20.0)
+    compiled.save(tmp_path / "model.safetensors")
+    assert torch.equal(fxquant.load(tmp_path / "model.safetensors")(x), compiled(x))

@@ -37,6 +37,7 @@ DROPPED = {
     "p = 0": lambda self, x: functional.dropout(x, 0.0),
     "detach": lambda self, x: x.detach(),
     "torch.detach": lambda self, x: torch.detach(x),
+    "data": lambda self, x: x.data,
 }
 
 
