@@ -38,6 +38,9 @@ def settle(
 ) -> None:
     """A row for each site. FXQ504, where `is_strict`, for a layer that was to be quantized and stays in torch."""
     engines = tuple(engines)
+    for engine in engines:
+        if engine.told:
+            ledger.notice("FXQ519", engine.told)
     told = {name: kind for engine in engines for name, kind in _rows(engine).items()}
     floats = next((kind for engine in engines if (kind := getattr(engine, "float_type", ""))), FLOAT)
     said: dict[tuple[str, str], tuple[fx.Node, str]] = {}

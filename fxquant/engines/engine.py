@@ -29,6 +29,7 @@ class EngineModule(nn.Module):
 
     engine: str = ""  # the target's name
     at_once: AtOnce | None = None
+    told: str = ""  # that it runs on one thread, and why
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         """The outputs for these inputs, of any shape that the graph takes. RuntimeError where it refuses them."""

@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from fxquant.engines._openvino_export import decomposed
 from fxquant.engines._openvino_ops import extensions
 from fxquant.engines._openvino_session import Session
+from fxquant.engines._openvino_threads import on_fewest_threads
 from fxquant.engines.engine import EngineModule, EngineRefusal
 from fxquant.engines.exportable import canonical_name
 
@@ -153,12 +154,18 @@ class OpenVINOModule(EngineModule):
         return session
 
     def _compiled(self, leaves: tuple[Tensor, ...], *, is_dynamic: bool = False) -> Session:
-        """LSTMs on codes where int8 kernels run all of them, and in float where not."""
+        """LSTMs on codes where int8 kernels run all of them, and in float where not; on fewer threads where it pays."""
         canonical = self.__dict__["_canonical"]
-        session = compiled(to_model(canonical, leaves, is_dynamic=is_dynamic, has_codes=True), leaves, self._threads)
-        if runs_on_codes(session):
+        model = to_model(canonical, leaves, is_dynamic=is_dynamic, has_codes=True)
+        session = compiled(model, leaves, self._threads)
+        if not runs_on_codes(session):
+            model = to_model(canonical, leaves, is_dynamic=is_dynamic)
+            session = compiled(model, leaves, self._threads)
+        if is_dynamic:
             return session
-        return compiled(to_model(canonical, leaves, is_dynamic=is_dynamic), leaves, self._threads)
+        session, why = on_fewest_threads(session, lambda count: compiled(model, leaves, count), leaves, self._threads)
+        self.told = self.told or why
+        return session
 
     def _like_first(self, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Plain tensors of the example's dtypes: integers widen, anything else must match. RuntimeError otherwise."""
