@@ -89,6 +89,20 @@ def test_a_sum_with_a_convolution_reads_the_codes_that_the_next_layer_reads() ->
     assert summed.args[0].args[0].target is F.conv2d and [user.name for user in summed.users] == ["add"]
 
 
+@pytest.mark.parametrize("is_sum", [True, False])
+def test_a_mean_over_a_sum_with_a_convolution_reads_codes_and_no_other_mean_does(is_sum: bool) -> None:
+    def forward(m: Spelled, x: Tensor) -> Tensor:
+        skip = pair(x.relu(), UNSIGNED)
+        given = F.conv2d(skip, m.weight) + skip if is_sum else skip.sigmoid()
+        mean = torch.mean(pair(F.relu(given), UNSIGNED), (2, 3))
+        return F.linear(pair(mean, UNSIGNED), m.weight.flatten(1))
+
+    made = placed(graph_of(forward))
+    (mean,) = [node for node in made.graph.nodes if node.target is torch.mean]
+    assert (mean.args[0].target is qdq.dequantize_per_tensor) is is_sum
+    assert mean.next.target is qdq.quantize_per_tensor
+
+
 def test_all_parts_of_a_concatenation_get_the_grid_of_its_reader() -> None:
     def forward(m: Spelled, x: Tensor) -> Tensor:
         both = torch.cat([pair(x[:, :2].relu(), UNSIGNED), pair(x[:, 2:].relu(), UNSIGNED)], 1)
