@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.export.decomp_utils import CustomDecompTable
 
 from fxquant.engines._openvino_forms import write_forms
+from fxquant.engines._openvino_patches import write_patches
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.exportable import exported
 from fxquant.engines.silence import silence
@@ -25,6 +26,8 @@ def decomposed(
 ) -> fx.GraphModule:
     """The graph in the ops of the front end, LSTMs on codes with `has_codes`. EngineRefusal: torch.export fails."""
     formed = copied(canonical)
+    if not is_dynamic:
+        write_patches(formed, leaves)
     write_forms(formed, has_codes=has_codes)
     program = exported(formed, leaves, is_dynamic=is_dynamic)
     try:
