@@ -1,8 +1,8 @@
 """An infer request and the memory that it works on: inputs are lent by the caller, results are lent to the caller.
 
     results   The engine writes into buffers that are handed out as tensors and not copied. A buffer is used again when
-              the last tensor that lies in it is gone: torch holds the array that a tensor was made of, so a weak
-              reference to that array tells. New memory for each call would cost its page faults: 30 µs for 128 kB.
+              the last tensor that lies in it is gone: torch holds the array that memory was taken from, so the count of
+              references to that array tells. New memory for each call would cost its page faults: 30 µs for 128 kB.
     inputs    One that lies where the last one lay is not bound again (5 µs); the engine does not hold what is bound,
               so it is held here, and nothing else can come to lie there.
 
@@ -11,9 +11,8 @@ The wrapper around `infer`, which looks through its inputs and names its outputs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from sys import getrefcount
 from typing import Any
-from weakref import ref
 
 import openvino as ov
 import torch
@@ -73,22 +72,24 @@ class Request:
 class Buffer:
     """Memory for the results of one call."""
 
-    __slots__ = ("_borrowers", "arrays", "size", "tensors")
+    __slots__ = ("_unlent", "arrays", "size", "tensors")
 
     def __init__(self, like: list[Any]) -> None:
         own = [torch.empty(values.shape, dtype=_from_numpy(values).dtype) for values in like]
         self.arrays = [values.numpy() for values in own]
         self.tensors = [ov.Tensor(array, shared_memory=True) for array in self.arrays]
         self.size = sum(array.nbytes for array in self.arrays)
-        self._borrowers: list[Callable[[], Any]] = []
+        self._unlent = _references(self.arrays)
 
     @property
     def is_free(self) -> bool:
         """Does no tensor lie in it?"""
-        return all(borrower() is None for borrower in self._borrowers)
+        return _references(self.arrays) == self._unlent
 
     def lend(self) -> tuple[Tensor, ...]:
         """Tensors that lie in it."""
-        views = [array.view() for array in self.arrays]
-        self._borrowers = [ref(view) for view in views]
-        return tuple([_from_numpy(view) for view in views])
+        return tuple([_from_numpy(array) for array in self.arrays])
+
+
+def _references(arrays: list[Any]) -> list[int]:
+    return [getrefcount(array) for array in arrays]
