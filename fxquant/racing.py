@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fxquant import targets
 from fxquant.comparing.timing import Timing, interleaved_within
-from fxquant.errors import BackendError, UnknownTargetError, did_you_mean
+from fxquant.errors import BackendError, UnknownTargetError, did_you_mean, in_one_line
 from fxquant.ledger import Ledger
 from fxquant.lowering import Attempt, Lowering, Records
 from fxquant.program import Program
@@ -101,7 +101,7 @@ class _Failure(Exception):
     """A call that was to be timed failed."""
 
     def __init__(self, name: str, error: Exception) -> None:
-        super().__init__(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+        super().__init__(in_one_line(error))
         self.name = name
 
 

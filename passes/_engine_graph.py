@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.engines.engine import Build, EngineModule, EngineRefusal
+from fxquant.errors import in_one_line
 from fxquant.graphs.snapshot import TensorInfo
 from fxquant.origin import adopt, carry, origins
 from fxquant.passes._pieces import Cut, copied_into, same_kind, spoken, subgraph, widened
@@ -199,5 +200,4 @@ def built(build: Build, piece: fx.GraphModule, leaves: tuple[Tensor, ...]) -> En
     except (EngineRefusal, MemoryError):
         raise
     except Exception as error:  # engines raise what they like, and each of it means that this one does not run
-        told = str(error).strip().partition("\n")[0][:200]
-        raise EngineRefusal(f"{type(error).__name__}: {told}") from error
+        raise EngineRefusal(in_one_line(error)) from error

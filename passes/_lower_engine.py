@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.importing import builder
-from fxquant.errors import LoweringError, ParityError
+from fxquant.errors import LoweringError, ParityError, in_one_line
 from fxquant.graphs.snapshot import TensorInfo
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.passes import _engine_rows
@@ -81,8 +81,7 @@ def _check(canonical: fx.GraphModule, made: EngineGraph, leaves: tuple[Tensor, .
     try:
         told = fault(canonical, made.graph_module.forward, leaves, float_type)
     except Exception as error:  # of whatever kind: it took the graph, and fails on the example
-        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-        raise refused(target, f"it fails on the example inputs: {said}") from error
+        raise refused(target, f"it fails on the example inputs: {in_one_line(error)}") from error
     if told:
         hint = "another target may compute it right; target='auto' and strict=False fall back by themselves"
         raise ParityError("FXQ514", f"{target} computes something else: {told}", hint=hint)

@@ -19,6 +19,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from fxquant.engines._inductor_graph import CANONICAL, decomposed, decomposed_op, layers_on_codes
 from fxquant.engines.engine import EngineRefusal
+from fxquant.errors import in_one_line
 
 _TALKERS = ("torch._inductor", "torch._dynamo", "torch._functorch", "torch.fx")
 _LOCK = threading.RLock()  # inductor's configuration, loggers and warning filters belong to the whole process
@@ -154,8 +155,7 @@ def _refusal(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], error: Excep
     """In one line, with the node at which the graph stops being traceable, if it does."""
     if isinstance(error, EngineRefusal):
         return error
-    told = str(error).strip().partition("\n")[0][:200]
-    return EngineRefusal(f"{type(error).__name__}: {told}", _at_fault(canonical, leaves))
+    return EngineRefusal(in_one_line(error), _at_fault(canonical, leaves))
 
 
 def _at_fault(canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -> str:

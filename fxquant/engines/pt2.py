@@ -18,6 +18,7 @@ from fxquant.engines import ops, recurrent_ops
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.exportable import exported, is_recurrent
 from fxquant.engines.silence import silence
+from fxquant.errors import in_one_line
 from fxquant.torch_ao import decomposed_ops
 
 _RANGE = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
@@ -31,9 +32,7 @@ def to_exported_program(canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -
         try:
             made: ExportedProgram = program.run_decompositions(_on_torch())
         except Exception as error:  # of any kind, as in torch.export itself
-            raise EngineRefusal(
-                f"torch.export does not take it: {type(error).__name__}: {error}".splitlines()[0]
-            ) from error
+            raise EngineRefusal(f"torch.export does not take it: {in_one_line(error)}") from error
     return made
 
 
