@@ -24,10 +24,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
 from fxquant import qdq
 from fxquant.artifact.formats import SMALLEST
+from fxquant.clamping import clamped, ends_of
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
 from fxquant.origin import carry, site_of
@@ -36,7 +37,6 @@ from fxquant.passes._moving import keeps_range
 from fxquant.passes._packing import PACKED
 from fxquant.targets import has_saturation_risk, isa
 
-FOLDED = qdq.FOLDED
 _CLAMPS = (torch.clamp, torch.clip, "clamp", "clip")
 _GROUPS_OF_ONEDNN = 100
 
@@ -80,12 +80,12 @@ def fold(graph: fx.Graph, quantize: fx.Node, engine: str, ledger: Ledger) -> boo
     activation = quantize.args[0]
     if not isinstance(activation, fx.Node) or set(activation.users) != {quantize}:
         return False
-    clamped = clamps_to(activation)
-    if clamped is None:
+    ends = clamps_to(activation)
+    if ends is None:
         return False
     rounded = _rounded_for_it_alone(activation)
     source = activation.args[0] if rounded is None else rounded.args[0]
-    limits = (clamped, Grid.of(quantize).ends, *(() if rounded is None else (Grid.of(rounded).ends,)))
+    limits = (ends, Grid.of(quantize).ends, *(() if rounded is None else (Grid.of(rounded).ends,)))
     low, high = max(low for low, _ in limits), min(high for _, high in limits)
     grid = Grid.of(quantize).within(low, high) if low < high else None
     if grid is None or is_activation_dequantize(source):
@@ -96,7 +96,7 @@ def fold(graph: fx.Graph, quantize: fx.Node, engine: str, ledger: Ledger) -> boo
     for node in after:
         _set_grid(node, grid)
     quantize.update_arg(0, source)
-    quantize.meta[FOLDED] = clamped
+    quantize.meta[qdq.FOLDED] = ends
     _let_go(graph, quantize, activation, ledger)
     return True
 
@@ -115,38 +115,26 @@ def clamps_to(node: fx.Node) -> tuple[float, float] | None:
 
 def folded(quantize: fx.Node) -> tuple[float, float] | None:
     """The ends of an activation that this quantize computes too."""
-    found: tuple[float, float] | None = quantize.meta.get(FOLDED)
+    found: tuple[float, float] | None = quantize.meta.get(qdq.FOLDED)
     return found
 
 
 def unrounded(quantize: fx.Node) -> fx.Node:
     """The float value that a quantize rounds, with the activation that its range stands for put back."""
     value: Any = quantize.args[0]
-    clamped = folded(quantize)
-    if clamped is None:
+    ends = folded(quantize)
+    if ends is None:
         return value  # type: ignore[no-any-return]
     with quantize.graph.inserting_before(quantize):
-        is_relu = clamped == (0.0, math.inf)
-        made = quantize.graph.call_function(*((F.relu, (value,)) if is_relu else (F.hardtanh, (value, *clamped))))
-    return carry(made, *quantize.users)
+        return carry(clamped(value, ends), *quantize.users)
 
 
 def _bounds(node: fx.Node) -> tuple[Any, Any] | None:
-    if node.op == "call_module":
-        module = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
-        if type(module) in (nn.ReLU6, nn.Hardtanh) and isinstance(module, nn.Hardtanh):
-            return module.min_val, module.max_val
-        return None
-    if node.target is F.relu6:
-        return 0.0, 6.0
-    if node.target is F.hardtanh:
-        given = dict(zip(("min_val", "max_val"), node.args[1:3], strict=False)) | dict(node.kwargs)
-        return given.get("min_val", -1.0), given.get("max_val", 1.0)
-    if node.target in _CLAMPS:
+    if node.op != "call_module" and node.target in _CLAMPS:
         given = dict(zip(("min", "max"), node.args[1:3], strict=False)) | dict(node.kwargs)
         low, high = given.get("min"), given.get("max")
         return -math.inf if low is None else low, math.inf if high is None else high
-    return None
+    return ends_of(node)
 
 
 def _rounded_for_it_alone(activation: fx.Node) -> fx.Node | None:

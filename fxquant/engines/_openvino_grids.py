@@ -8,7 +8,6 @@ Kernels for codes take 255 or 256 levels; a range of fewer (7 bits, against sums
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +15,10 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxquant import qdq
+from fxquant.clamping import Ends, clamped, ends_of
 from fxquant.engines._openvino_moves import JOINS, joined, moved
 from fxquant.origin import carry
 
-Ends = tuple[float, float]
-FOLDED = qdq.FOLDED
 _SEVEN_BITS = 127  # fewer codes than that were asked for, to be simulated
 _NOT_NEGATIVE = (
     F.relu, torch.relu, "relu", "relu_", F.relu6, torch.sigmoid, F.sigmoid, "sigmoid", torch.softmax, F.softmax,
@@ -44,7 +42,7 @@ class Grid(NamedTuple):
         return self.scale, self.zero_point, self.low, self.high, self.dtype
 
     @property
-    def ends(self) -> tuple[float, float]:
+    def ends(self) -> Ends:
         """The smallest and the largest value."""
         return (self.low - self.zero_point) * self.scale, (self.high - self.zero_point) * self.scale
 
@@ -62,7 +60,7 @@ class Grid(NamedTuple):
     def without_clamps(self, value: fx.Node) -> tuple[fx.Node, Grid, Ends | None]:
         """(what the clamps before this grid read, a grid that clamps as they do, the ends of what went)."""
         grid, gone = self, None
-        while (ends := _clamped_to(value)) is not None and len(value.users) == 1:
+        while (ends := ends_of(value)) is not None and len(value.users) == 1:
             narrowed = grid._narrowed(*ends)
             if narrowed is None:
                 break
@@ -77,22 +75,6 @@ class Grid(NamedTuple):
         if low <= own_low + slack and own_high - slack <= high:
             return self
         return self._replace(scale=high / (self.high - self.low)) if low == own_low == 0.0 else None
-
-
-def _clamped_to(node: fx.Node) -> tuple[float, float] | None:
-    """The ends of a ReLU6 or hardtanh; None for other nodes."""
-    if not node.args or not isinstance(node.args[0], fx.Node):
-        return None
-    if node.op == "call_module":
-        module = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
-        return (module.min_val, module.max_val) if isinstance(module, nn.Hardtanh) else None
-    if node.target is F.relu6:
-        return 0.0, 6.0
-    if node.target is F.hardtanh:
-        given = {"min_val": -1.0, "max_val": 1.0} | dict(zip(("min_val", "max_val"), node.args[1:3], strict=False))
-        given |= {name: end for name, end in node.kwargs.items() if name in given}
-        return float(given["min_val"]), float(given["max_val"])  # type: ignore[arg-type]
-    return None
 
 
 def grid_of(node: Any) -> Grid | None:
@@ -110,21 +92,21 @@ def put_back(graph: fx.Graph, quantize: Any) -> fx.Node:
     """
     value, grid = quantize.args[0], grid_of(quantize)
     assert grid is not None
-    low, high = quantize.meta.get(FOLDED, (0.0, grid.ends[1]) if grid.zero_point == grid.low else (None, None))
-    if low is None or (FOLDED not in quantize.meta and _is_not_negative(value)):
+    low, high = quantize.meta.get(qdq.FOLDED, (0.0, grid.ends[1]) if grid.zero_point == grid.low else (None, None))
+    if low is None or (qdq.FOLDED not in quantize.meta and _is_not_negative(value)):
         return value  # type: ignore[no-any-return]
     with graph.inserting_before(quantize):
-        if low == 0.0 and math.isinf(high):
-            return carry(graph.call_function(F.relu, (value,)), *quantize.users)
-        return carry(graph.call_function(F.hardtanh, (value, low, high)), *quantize.users)
+        return carry(clamped(value, (low, high)), *quantize.users)
 
 
 def _is_not_negative(value: Any) -> bool:
     if value.target in JOINS:
         return all(map(_is_not_negative, joined(value)))
-    source, clamped = moved(value), _clamped_to(value)
-    if source is not None or clamped is not None:
-        return clamped[0] >= 0 if clamped is not None else _is_not_negative(source)
+    source, ends = moved(value), ends_of(value)
+    if ends is not None:
+        return ends[0] >= 0
+    if source is not None:
+        return _is_not_negative(source)
     if value.op == "call_module":
         module = value.graph.owning_module.get_submodule(str(value.target))
         return isinstance(module, _NOT_NEGATIVE_MODULES)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxquant import qdq
-from fxquant.engines._openvino_grids import FOLDED, Grid, grid_of, put_back
+from fxquant.engines._openvino_grids import Grid, grid_of, put_back
 from fxquant.engines._openvino_moves import JOINS, joined, moved, moves_codes_well
 from fxquant.graphmodule import copied, drop_unused_modules
 from fxquant.origin import adopt
@@ -130,7 +130,7 @@ class _Placing:
             with self.graph.inserting_after(value):
                 codes = adopt(self.graph.call_function(qdq.quantize_per_tensor, (source, *grid.limits)), value)
             if clamped is not None:
-                codes.meta[FOLDED] = clamped
+                codes.meta[qdq.FOLDED] = clamped
             with self.graph.inserting_after(codes):
                 made = self.graph.call_function(qdq.dequantize_per_tensor, (codes, grid.scale, grid.zero_point))
             self._made[key] = adopt(made, value)
