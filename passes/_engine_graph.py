@@ -18,6 +18,7 @@ from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.engines.engine import Build, EngineModule, EngineRefusal
 from fxquant.errors import in_one_line
 from fxquant.graphs.snapshot import TensorInfo
+from fxquant.ledger import FLOAT
 from fxquant.origin import adopt, carry, origins
 from fxquant.passes._pieces import Cut, copied_into, same_kind, spoken, subgraph, widened
 from fxquant.passes._weights import is_widened_weight
@@ -33,6 +34,11 @@ class EngineGraph:
     graph_module: fx.GraphModule
     engines: tuple[EngineModule, ...]
     in_torch: dict[fx.Node, str] = field(default_factory=dict)
+
+    @property
+    def float_type(self) -> str:
+        """What its float layers compute in, by what the engine says."""
+        return next((engine.float_type for engine in self.engines if engine.float_type), FLOAT)
 
 
 def engine_graph(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -28,11 +28,16 @@ class EngineModule(nn.Module):
     """
 
     engine: str = ""  # the target's name
+    float_type: str = ""  # what its float layers compute in; '' where it does not say, which counts as float32
     at_once: AtOnce | None = None
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         """The outputs for these inputs, of any shape that the graph takes. RuntimeError where it refuses them."""
         raise NotImplementedError
+
+    def rows(self) -> Mapping[str, str]:
+        """What canonical nodes compute in, by name, of those that the engine tells."""
+        return {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

@@ -99,12 +99,7 @@ class OpenVINOModule(EngineModule):
         self._dtypes = tuple(leaf.dtype for leaf in leaves)
         self._first = self._compiled(leaves)
         self._sessions[_shapes(leaves)] = self._first
-        self.at_once = self._first
-
-    @property
-    def float_type(self) -> str:
-        """What float layers compute in: 'bfloat16' or 'float32'."""
-        return self._first.float_type
+        self.at_once, self.float_type = self._first, self._first.float_type
 
     def rows(self) -> dict[str, str]:
         """What each canonical node that runs computes in, read off the compiled graph."""
