@@ -46,7 +46,7 @@ class Race:
             ledger.notice(CODE, f"no race, since no example inputs are known: {program.engine} runs it, by its rule")
             return lowering.native(program, ledger)
         if len(outs) == len(self.names):
-            told = _listed([f"{name} is out ({why})" for name, why in outs.items()])
+            told = ", ".join(_out(outs))
             ledger.notice(CODE, f"no race: {told}; {program.engine} runs it")
             return lowering.native(program, ledger)
         attempts = self._attempts(lowering, program, ledger, outs)
@@ -137,14 +137,15 @@ def fastest(timings: dict[str, Timing], native: str) -> str | None:
 def _told(timings: dict[str, Timing], outs: dict[str, str], winner: str | None, leaves: tuple[Tensor, ...]) -> str:
     shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves)
     ran = sorted(timings, key=lambda name: timings[name].seconds and timings[name].median)
-    lines = [
-        *(f"{name} {_milliseconds(timings[name])}" for name in ran),
-        *(f"{n} is out ({w})" for n, w in outs.items()),
-    ]
+    parts = [*(f"{name} {_milliseconds(timings[name])}" for name in ran), *_out(outs)]
     best = ran[0] if ran else winner
     kept = f"{winner} is kept" if winner is not None else "torch's own engine runs it"
     tie = f", within {TIE - 1:.0%} of {best} and without its package" if winner != best else ""
-    return f"race on inputs of {shapes}, {_threads()}: {_listed(lines)}; {kept}{tie}"
+    return f"race on inputs of {shapes}, {_threads()}: {', '.join(parts)}; {kept}{tie}"
+
+
+def _out(outs: dict[str, str]) -> list[str]:
+    return [f"{name} is out ({why})" for name, why in outs.items()]
 
 
 def _threads() -> str:
@@ -157,10 +158,6 @@ def _milliseconds(timing: Timing) -> str:
         return "alone"
     low, high = timing.quartiles
     return f"{timing.median * 1e3:.3g} ms ({low * 1e3:.3g} to {high * 1e3:.3g})"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return ", ".join(parts)
 
 
 # Who may take part ----------------------------------------------------------------------------------------------------

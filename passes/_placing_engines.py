@@ -68,7 +68,7 @@ def contest(program: Program, leaves: tuple[Tensor, ...], *, seconds: float) -> 
         except EngineRefusal:  # it runs the graph with everything in int8, so that one of these may be left out
             continue
         graphs[name] = graph
-    return Contest(graphs, calls, len(found.coded))
+    return Contest(graphs, calls)
 
 
 @dataclass(frozen=True)

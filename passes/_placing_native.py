@@ -135,11 +135,11 @@ def contest(program: Program, leaves: tuple[Tensor, ...], avoided: Avoided, *, s
         kept = avoided(replace(program, graph_module=made))
         lowered[name] = NativeGraph(made, target, kept).build().graph_module
     calls = {name: _call(made, leaves) for name, made in lowered.items()}
-    return Contest({QUANTIZED: canonical, **graphs}, calls, len(costs.found.coded))
+    return Contest({QUANTIZED: canonical, **graphs}, calls)
 
 
 def candidates(canonical: fx.GraphModule, costs: Measured) -> dict[str, fx.GraphModule]:
-    """The cut, and the whole in float where that is another graph. None where the cut promises no gain."""
+    """The cut, and the whole in float where that is another graph. Nothing where the cut promises no gain."""
     problem, coded = costs.problem, costs.found.coded
     chosen = place(problem).int8
     if not is_gain(problem.seconds(coded), problem.seconds(chosen)):

@@ -74,19 +74,17 @@ class InductorModule(EngineModule):
             return code
 
     def _made(self, leaves: tuple[Tensor, ...]) -> Code:
-        in_torch = Code(self.__dict__["_canonical"].forward, lambda other: False)
+        """More code, or the canonical graph in torch. RuntimeError where that refuses the shape."""
+        canonical = self.__dict__["_canonical"]
+        in_torch = Code(canonical.forward, lambda other: False)
         opened = self._open | _differing(self._sizes, _shapes(leaves))
         if len(self._codes) >= MOST_CODES or any(0 in leaf.shape for leaf in leaves):
             return in_torch
-        in_torch.run(
-            leaves
-        )  # RuntimeError where the graph itself refuses the shape: tracing does not look at all sizes
+        in_torch.run(leaves)  # tracing does not look at all sizes
+        opens_more = opened != self._open  # else what is open was not enough: code for this shape alone
+        self._open = opened
         try:
-            if opened != self._open:  # else what is open was not enough: code for this shape alone
-                self._open = opened
-                code = compiled(self.__dict__["_canonical"], leaves, self._threads, opened)
-            else:
-                code = compiled(self.__dict__["_canonical"], leaves, self._threads)
+            code = compiled(canonical, leaves, self._threads, opened if opens_more else frozenset())
         except EngineRefusal:
             return in_torch  # where a call tells what is wrong with such inputs, if anything is
         self._codes.append(code)

@@ -66,7 +66,7 @@ def compiled(model: ov.Model, leaves: tuple[Tensor, ...], threads: int, **option
     try:
         return Session(_core().compile_model(model, "CPU", settings), leaves)
     except RuntimeError as error:
-        raise EngineRefusal(f"OpenVINO does not compile it: {_first_line(error)}", _named_in(str(error))) from error
+        raise EngineRefusal(f"OpenVINO does not compile it: {_telling_line(error)}", _named_in(str(error))) from error
 
 
 def runs_on_codes(session: Session) -> bool:
@@ -201,7 +201,7 @@ def _refusal(error: Exception, graph_module: fx.GraphModule) -> EngineRefusal:
     for node in graph_module.graph.nodes:
         if node.op == "call_function" and str(node.target) in named:
             return EngineRefusal(f"OpenVINO has no form of {node.target}", canonical_name(node))
-    return EngineRefusal(f"OpenVINO does not convert it: {_first_line(error)}", _named_in(str(error)))
+    return EngineRefusal(f"OpenVINO does not convert it: {_telling_line(error)}", _named_in(str(error)))
 
 
 def _named_in(text: str) -> str:
@@ -209,8 +209,8 @@ def _named_in(text: str) -> str:
     return found.group(1) if found else ""
 
 
-def _first_line(error: Exception) -> str:
-    """The last telling line of an error: OpenVINO's begin with where in its source they were raised."""
+def _telling_line(error: Exception) -> str:
+    """The first telling line of an error: OpenVINO's begin with where in its source they were raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not re.match(r"(Exception from|Check .* failed at)", line)]
     return (telling or lines or [type(error).__name__])[0]

@@ -108,20 +108,16 @@ class _Placing:
 
     def _on_codes(self, value: Any, grid: Grid) -> fx.Node:
         """The value on this grid: its pair stands before whatever only moves it."""
-        source = moved(value) if moves_codes_well(value) else None
         if _is_value(value):
-            found: fx.Node = value
-            return found
+            return value  # type: ignore[no-any-return]
+        source = moved(value) if moves_codes_well(value) else None
         if source is not None:
             value.update_arg(0, self._on_codes(source, self._grids.get(source, grid)))
-        elif value.target in JOINS and self._can_be_joined(value):
+        elif _is_join(value):
             value.update_arg(0, [self._on_codes(part, grid) for part in joined(value)])
         else:
             return self._pair(value, grid.for_kernels)
         return value  # type: ignore[no-any-return]
-
-    def _can_be_joined(self, value: fx.Node) -> bool:
-        return bool(joined(value)) and all(isinstance(part, fx.Node) for part in joined(value))
 
     def _pair(self, value: fx.Node, grid: Grid) -> fx.Node:
         key = value, grid
@@ -139,6 +135,11 @@ class _Placing:
 
 def _is_layer(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in LAYERS and bool(node.args)
+
+
+def _is_join(node: fx.Node) -> bool:
+    parts = joined(node) if node.target in JOINS else ()
+    return bool(parts) and all(isinstance(part, fx.Node) for part in parts)
 
 
 def _is_convolution(node: Any) -> bool:
