@@ -19,7 +19,6 @@ A quantize remembers what was folded into it (`folded`): who reads what it round
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from torch import fx
 from fxquant import qdq
 from fxquant.artifact.formats import SMALLEST
 from fxquant.clamping import clamped, ends_of
+from fxquant.grids import Grid, grid_of
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
 from fxquant.origin import carry, site_of
@@ -41,40 +41,6 @@ _CLAMPS = (torch.clamp, torch.clip, "clamp", "clip")
 _GROUPS_OF_ONEDNN = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The values that a quantize can give: (code - zero_point) · scale for codes from quant_min to quant_max."""
-
-    scale: float
-    zero_point: int
-    quant_min: int
-    quant_max: int
-
-    @classmethod
-    def of(cls, quantize: fx.Node) -> Grid:
-        """The grid of a static quantize."""
-        _, scale, zero_point, low, high, _ = quantize.args
-        return cls(float(scale), int(zero_point), int(low), int(high))  # type: ignore[arg-type]
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The smallest and the largest value."""
-        return (self.quant_min - self.zero_point) * self.scale, (self.quant_max - self.zero_point) * self.scale
-
-    def within(self, low: float, high: float) -> Grid | None:
-        """The grid of the same codes whose ends are (low, high), within this one's; None for too narrow a range."""
-        if all(map(_is_near, (low, high), self.ends, (self.scale, self.scale))):
-            return self
-        scale = (high - low) / (self.quant_max - self.quant_min)
-        if not math.isfinite(scale) or scale < SMALLEST or low > 0.0 or high < 0.0:
-            return None  # zero has to be on the grid: padding is zero
-        return Grid(scale, self.quant_min - round(low / scale), self.quant_min, self.quant_max)
-
-
-def _is_near(end: float, own: float, scale: float) -> bool:
-    return abs(end - own) <= 0.51 * scale  # rounding moves a value as far; whole numbers are half a step off
-
-
 def fold(graph: fx.Graph, quantize: fx.Node, engine: str, ledger: Ledger) -> bool:
     """Fold the activation before this quantize into its range, where there is one. Was there?"""
     activation = quantize.args[0]
@@ -85,13 +51,15 @@ def fold(graph: fx.Graph, quantize: fx.Node, engine: str, ledger: Ledger) -> boo
         return False
     rounded = _rounded_for_it_alone(activation)
     source = activation.args[0] if rounded is None else rounded.args[0]
-    limits = (ends, Grid.of(quantize).ends, *(() if rounded is None else (Grid.of(rounded).ends,)))
+    own, before = grid_of(quantize), grid_of(rounded)
+    assert own is not None
+    limits = (ends, own.ends, *(() if before is None else (before.ends,)))
     low, high = max(low for low, _ in limits), min(high for _, high in limits)
-    grid = Grid.of(quantize).within(low, high) if low < high else None
+    grid = within(own, low, high) if low < high else None
     if grid is None or is_activation_dequantize(source):
         return False
     after = _of_the_same_grid(quantize)
-    if after is None or (grid != Grid.of(quantize) and not _has_all_bits(engine, after)):
+    if after is None or (grid != own and not _has_all_bits(engine, after)):
         return False
     for node in after:
         _set_grid(node, grid)
@@ -99,6 +67,20 @@ def fold(graph: fx.Graph, quantize: fx.Node, engine: str, ledger: Ledger) -> boo
     quantize.meta[qdq.FOLDED] = ends
     _let_go(graph, quantize, activation, ledger)
     return True
+
+
+def within(grid: Grid, low: float, high: float) -> Grid | None:
+    """The grid of the same codes whose ends are (low, high), within this one's; None for too narrow a range."""
+    if all(map(_is_near, (low, high), grid.ends, (grid.scale, grid.scale))):
+        return grid
+    scale = (high - low) / (grid.high - grid.low)
+    if not math.isfinite(scale) or scale < SMALLEST or low > 0.0 or high < 0.0:
+        return None  # zero has to be on the grid: padding is zero
+    return grid._replace(scale=scale, zero_point=grid.low - round(low / scale))
+
+
+def _is_near(end: float, own: float, scale: float) -> bool:
+    return abs(end - own) <= 0.51 * scale  # rounding moves a value as far; whole numbers are half a step off
 
 
 def clamps_to(node: fx.Node) -> tuple[float, float] | None:

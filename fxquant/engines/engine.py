@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 
@@ -41,6 +42,14 @@ class EngineModule(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+
+def widened(leaf: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """An input in the dtype that an engine was made for: integers widen; None where it does not fit."""
+    if leaf.dtype is dtype:
+        return leaf
+    is_integer = not leaf.is_floating_point() and not dtype.is_floating_point
+    return leaf.to(dtype) if is_integer and torch.promote_types(leaf.dtype, dtype) is dtype else None
 
 
 Build = Callable[..., EngineModule]  # (canonical, leaves, *, threads)

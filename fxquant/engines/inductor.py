@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.engines._inductor_code import Code, OpenSizes, compiled
-from fxquant.engines.engine import EngineModule, EngineRefusal
+from fxquant.engines.engine import EngineModule, EngineRefusal, widened
 from fxquant.presence import CPP, presence_of
 
 MOST_CODES = 6  # that are compiled for one graph
@@ -98,12 +98,10 @@ def kernels(module: EngineModule) -> dict[str, int]:
 
 def _as(leaf: Tensor, dtype: torch.dtype) -> Tensor:
     """The input as the code takes it: contiguous, of the example's dtype. Integers widen; RuntimeError otherwise."""
-    if leaf.dtype is not dtype:
-        is_integer = not leaf.is_floating_point() and not dtype.is_floating_point
-        if not is_integer or torch.promote_types(leaf.dtype, dtype) is not dtype:
-            raise RuntimeError(f"the graph was compiled for {dtype}, not {leaf.dtype}")
-        leaf = leaf.to(dtype)
-    return leaf.detach().contiguous()
+    made = widened(leaf, dtype)
+    if made is None:
+        raise RuntimeError(f"the graph was compiled for {dtype}, not {leaf.dtype}")
+    return made.detach().contiguous()
 
 
 def _shapes(leaves: Sequence[Tensor]) -> Shapes:

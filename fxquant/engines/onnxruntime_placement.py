@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxquant import qdq
-from fxquant.engines._openvino_grids import grid_of, put_back
-from fxquant.engines._openvino_moves import moved
+from fxquant.engines.moves import moved
+from fxquant.engines.unrounding import put_back
 from fxquant.graphmodule import copied, drop_unused_modules
 from fxquant.graphs.snapshot import TensorInfo
+from fxquant.grids import grid_of
 from fxquant.values import known_value
 
 _CONVOLUTIONS = (

@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from fxquant.engines._openvino_export import decomposed
 from fxquant.engines._openvino_ops import extensions
 from fxquant.engines._openvino_session import Session
-from fxquant.engines.engine import EngineModule, EngineRefusal
+from fxquant.engines.engine import EngineModule, EngineRefusal, widened
 from fxquant.engines.exportable import canonical_name
 
 MOST_SHAPES = 4  # static graphs that are kept; each holds its own packed weights
@@ -163,11 +163,10 @@ class OpenVINOModule(EngineModule):
 
 
 def _as(leaf: Tensor, dtype: torch.dtype, index: int) -> Tensor:
-    if leaf.dtype == dtype:
-        return leaf
-    if not leaf.is_floating_point() and not dtype.is_floating_point and torch.promote_types(leaf.dtype, dtype) == dtype:
-        return leaf.to(dtype)
-    raise RuntimeError(f"input {index} is {leaf.dtype}, the graph was compiled for {dtype}")
+    made = widened(leaf, dtype)
+    if made is None:
+        raise RuntimeError(f"input {index} is {leaf.dtype}, the graph was compiled for {dtype}")
+    return made
 
 
 def _shapes(leaves: tuple[Tensor, ...]) -> Shapes:

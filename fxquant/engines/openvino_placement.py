@@ -25,9 +25,11 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxquant import qdq
-from fxquant.engines._openvino_grids import Grid, grid_of, put_back
-from fxquant.engines._openvino_moves import JOINS, joined, moved, moves_codes_well
+from fxquant.engines._openvino_grids import for_kernels, without_clamps
+from fxquant.engines.moves import JOINS, joined, moved, moves_codes_well
+from fxquant.engines.unrounding import put_back
 from fxquant.graphmodule import copied, drop_unused_modules
+from fxquant.grids import Grid, grid_of
 from fxquant.origin import adopt
 
 LAYERS = (
@@ -116,17 +118,17 @@ class _Placing:
         elif _is_join(value):
             value.update_arg(0, [self._on_codes(part, grid) for part in joined(value)])
         else:
-            return self._pair(value, grid.for_kernels)
+            return self._pair(value, for_kernels(grid))
         return value  # type: ignore[no-any-return]
 
     def _pair(self, value: fx.Node, grid: Grid) -> fx.Node:
         key = value, grid
         if key not in self._made:
-            source, grid, clamped = grid.without_clamps(value)
+            source, grid, gone = without_clamps(value, grid)
             with self.graph.inserting_after(value):
-                codes = adopt(self.graph.call_function(qdq.quantize_per_tensor, (source, *grid.limits)), value)
-            if clamped is not None:
-                codes.meta[qdq.FOLDED] = clamped
+                codes = adopt(self.graph.call_function(qdq.quantize_per_tensor, (source, *grid)), value)
+            if gone is not None:
+                codes.meta[qdq.FOLDED] = gone
             with self.graph.inserting_after(codes):
                 made = self.graph.call_function(qdq.dequantize_per_tensor, (codes, grid.scale, grid.zero_point))
             self._made[key] = adopt(made, value)
