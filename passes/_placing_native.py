@@ -60,13 +60,17 @@ def measured(
         )
         for unit in found.units.values()
     )
-    crossing = native_crossing(target)
-    values = []
+    return Measured(found, Problem(ops, _values(found, native, coded, target)), lowered.graph_module)
+
+
+def _values(found: Placeable, native: NativeGraph, coded: Clock, target: str) -> tuple[Value, ...]:
+    """What the units hand on, with the cost of its conversions by its size."""
+    crossing, values = native_crossing(target), []
     for value in found.values:
         elements = _size(coded, native.codes.get(value.source, native.moved.get(value.source)))
         costs = crossing.quantize.seconds(elements), crossing.dequantize.seconds(elements)
         values.append(Value(value.producer, value.readers, *costs))
-    return Measured(found, Problem(ops, tuple(values)), lowered.graph_module)
+    return tuple(values)
 
 
 @dataclass(frozen=True)
