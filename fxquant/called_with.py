@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fxquant.aliasing import restore_buffers, saved_buffers
-from fxquant.errors import ExampleInputError
+from fxquant.errors import ExampleInputError, in_one_line
 from fxquant.ledger import Ledger
 from fxquant.program import Program
 
@@ -45,7 +45,7 @@ def _misfit(program: Program, rows: tuple[Tensor, ...], call: tuple[Tensor, ...]
         with torch.no_grad():
             program.graph_module.forward(*(leaf.clone() for leaf in call))
     except Exception as error:  # of any kind: the ops of any model run
-        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+        return in_one_line(error)
     finally:
         restore_buffers(program.graph_module, buffers)
     return ""

@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from fxquant.location import Location
 
+_MOST_CHARACTERS = 200  # of a line of an error that is not ours
+
 
 class FxQuantError(Exception):
     """Base of every error that reaches the user: what, where in the user's code, why, what to do.
@@ -261,6 +263,16 @@ class MemoryBudgetError(ResourceError):
 
 class FxQuantWarning(UserWarning):
     """Something the user should know and can act on; the message starts with its code."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error that is not ours, as much of its message as fits into one of ours."""
+    return str(error).strip().partition("\n")[0][:_MOST_CHARACTERS]
+
+
+def in_one_line(error: BaseException) -> str:
+    """'TypeError: what its message begins with', of an error that is not ours."""
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def nearest(name: str, known: Iterable[str], *, most: int = 3) -> list[str]:

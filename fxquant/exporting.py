@@ -19,7 +19,7 @@ import torch
 
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.importing import imported
-from fxquant.errors import EngineUnavailableError, FxQuantError, LoweringError, UsageError, did_you_mean
+from fxquant.errors import EngineUnavailableError, FxQuantError, LoweringError, UsageError, did_you_mean, in_one_line
 from fxquant.files import shown, write_together
 from fxquant.graphs.snapshot import TensorInfo
 from fxquant.origin import where
@@ -67,8 +67,7 @@ def export(compiled: CompiledModel, path: str | os.PathLike[str], *, format: str
     except (FxQuantError, MemoryError):
         raise
     except Exception as error:  # of any kind: packages outside torch write the file
-        told = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-        raise _formless(chosen, graph_module, EngineRefusal(told)) from error
+        raise _formless(chosen, graph_module, EngineRefusal(in_one_line(error))) from error
     return write_together(
         (target.with_suffix(suffix) if suffix != chosen.suffix else target, data) for suffix, data in parts.items()
     )

@@ -68,4 +68,5 @@ def _along(axis: int, dims: int) -> list[int]:
 
 QUANTIZE = (quantize_per_tensor, quantize_per_channel)
 DEQUANTIZE = (dequantize_per_tensor, dequantize_per_channel, dequantize_rows)
+FULL = {torch.uint8: (0, 255), torch.int8: (-128, 127)}  # all codes of a type
 FOLDED = "fxq_clamp"  # meta key of a quantize: the ends of a clamp (a ReLU6, say) that its range stands for

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fxquant import targets
 from fxquant.comparing.timing import Timing, interleaved_within
-from fxquant.errors import BackendError, UnknownTargetError, did_you_mean
+from fxquant.errors import BackendError, UnknownTargetError, did_you_mean, in_one_line
 from fxquant.ledger import Ledger
 from fxquant.lowering import Attempt, Lowering, Records
 from fxquant.program import Program
@@ -46,7 +46,7 @@ class Race:
             ledger.notice(CODE, f"no race, since no example inputs are known: {program.engine} runs it, by its rule")
             return lowering.native(program, ledger)
         if len(outs) == len(self.names):
-            told = _listed([f"{name} is out ({why})" for name, why in outs.items()])
+            told = ", ".join(_out(outs))
             ledger.notice(CODE, f"no race: {told}; {program.engine} runs it")
             return lowering.native(program, ledger)
         attempts = self._attempts(lowering, program, ledger, outs)
@@ -101,7 +101,7 @@ class _Failure(Exception):
     """A call that was to be timed failed."""
 
     def __init__(self, name: str, error: Exception) -> None:
-        super().__init__(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}")
+        super().__init__(in_one_line(error))
         self.name = name
 
 
@@ -137,14 +137,15 @@ def fastest(timings: dict[str, Timing], native: str) -> str | None:
 def _told(timings: dict[str, Timing], outs: dict[str, str], winner: str | None, leaves: tuple[Tensor, ...]) -> str:
     shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves)
     ran = sorted(timings, key=lambda name: timings[name].seconds and timings[name].median)
-    lines = [
-        *(f"{name} {_milliseconds(timings[name])}" for name in ran),
-        *(f"{n} is out ({w})" for n, w in outs.items()),
-    ]
+    parts = [*(f"{name} {_milliseconds(timings[name])}" for name in ran), *_out(outs)]
     best = ran[0] if ran else winner
     kept = f"{winner} is kept" if winner is not None else "torch's own engine runs it"
     tie = f", within {TIE - 1:.0%} of {best} and without its package" if winner != best else ""
-    return f"race on inputs of {shapes}, {_threads()}: {_listed(lines)}; {kept}{tie}"
+    return f"race on inputs of {shapes}, {_threads()}: {', '.join(parts)}; {kept}{tie}"
+
+
+def _out(outs: dict[str, str]) -> list[str]:
+    return [f"{name} is out ({why})" for name, why in outs.items()]
 
 
 def _threads() -> str:
@@ -157,10 +158,6 @@ def _milliseconds(timing: Timing) -> str:
         return "alone"
     low, high = timing.quartiles
     return f"{timing.median * 1e3:.3g} ms ({low * 1e3:.3g} to {high * 1e3:.3g})"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return ", ".join(parts)
 
 
 # Who may take part ----------------------------------------------------------------------------------------------------

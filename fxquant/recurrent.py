@@ -21,6 +21,8 @@ from fxquant import qdq
 
 Weights = Sequence[Any]  # of Tensor | None
 Step = Callable[[Tensor, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]  # (input gates, hidden gates, state) → state
+# (sequence, first states, number of the cell, is it backward) → (outputs of all steps, last states)
+Run = Callable[[Tensor, tuple[Tensor, ...], int, bool], tuple[Tensor, tuple[Tensor, ...]]]
 
 
 def lstm(
@@ -78,9 +80,46 @@ def rnn_relu_cell(x: Tensor, hx: Tensor | None, weights: Weights, is_dynamic: bo
     return _cell(x, None if hx is None else (hx,), weights, _relu_step, 1, is_dynamic, is_reduced)[0]
 
 
-def zeros(x: Tensor, states: int, layers: int, hidden_size: int) -> tuple[Tensor, ...]:
-    """The initial state of `x` (steps, batch, features) where none is given."""
-    return tuple(x.new_zeros(layers, x.shape[1], hidden_size) for _ in range(states))
+def zeros(x: Tensor, states: int, layers: int, hidden_size: int, *, batch_axis: int = 1) -> tuple[Tensor, ...]:
+    """The initial state of `x`, (steps, batch, features) or with `batch_axis` 0 the other way, where none is given."""
+    return tuple(x.new_zeros(layers, x.shape[batch_axis], hidden_size) for _ in range(states))
+
+
+def over_layers(
+    x: Tensor,
+    hx: tuple[Tensor, ...] | None,
+    run: Run,
+    states: int,
+    hidden_size: int,
+    num_layers: int,
+    is_bidirectional: bool,
+    is_batch_first: bool,
+    *,
+    batch_axis: int = 1,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(output, last states), shaped as torch's layers shape them, of cells that `run` runs over whole sequences.
+
+    `batch_axis`: where those sequences have the batch, which is one where `x` has none.
+    """
+    is_batched, directions = x.dim() == 3, 2 if is_bidirectional else 1
+    is_turned = is_batched and is_batch_first != (batch_axis == 0)
+    sequence = x.unsqueeze(batch_axis) if not is_batched else x.transpose(0, 1) if is_turned else x
+    if hx is None:
+        hx = zeros(sequence, states, num_layers * directions, hidden_size, batch_axis=batch_axis)
+    elif not is_batched:
+        hx = tuple(state.unsqueeze(1) for state in hx)
+    last: list[tuple[Tensor, ...]] = []
+    for forward in range(0, num_layers * directions, directions):
+        outputs = []
+        for index in range(forward, forward + directions):
+            output, state = run(sequence, tuple(part[index] for part in hx), index, index > forward)
+            outputs.append(output)
+            last.append(state)
+        sequence = torch.cat(outputs, -1) if is_bidirectional else outputs[0]
+    final = tuple(torch.stack([state[part] for state in last]) for part in range(states))
+    if not is_batched:
+        return sequence.squeeze(batch_axis), tuple(part.squeeze(1) for part in final)
+    return sequence.transpose(0, 1) if is_turned else sequence, final
 
 
 def _layers(
@@ -95,27 +134,14 @@ def _layers(
     is_dynamic: bool,
     is_reduced: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    directions = 2 if is_bidirectional else 1
-    is_batched = x.dim() == 3
-    sequence = x.unsqueeze(1) if not is_batched else x.transpose(0, 1) if is_batch_first else x
-    if hx is None:
-        hx = zeros(sequence, states, num_layers * directions, weights[1].shape[1])
-    elif not is_batched:
-        hx = tuple(state.unsqueeze(1) for state in hx)
-    last: list[tuple[Tensor, ...]] = []
-    for layer in range(num_layers):
-        outputs = []
-        for direction in range(directions):
-            index = layer * directions + direction
-            of_cell, state = weights[4 * index : 4 * index + 4], tuple(part[index] for part in hx)
-            output, state = _sequence(sequence, state, of_cell, step, direction == 1, is_dynamic, is_reduced)
-            outputs.append(output)
-            last.append(state)
-        sequence = torch.cat(outputs, -1)
-    final = tuple(torch.stack([state[part] for state in last]) for part in range(states))
-    if not is_batched:
-        return sequence.squeeze(1), tuple(part.squeeze(1) for part in final)
-    return sequence.transpose(0, 1) if is_batch_first else sequence, final
+    def run(
+        sequence: Tensor, state: tuple[Tensor, ...], index: int, is_backward: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        of_cell = weights[4 * index : 4 * index + 4]
+        return _sequence(sequence, state, of_cell, step, is_backward, is_dynamic, is_reduced)
+
+    shape = num_layers, is_bidirectional, is_batch_first
+    return over_layers(x, hx, run, states, weights[1].shape[1], *shape)
 
 
 def _sequence(

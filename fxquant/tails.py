@@ -40,8 +40,8 @@ def targets_of(name: str | None) -> tuple[str, ...]:
 def at_conversion(steps: Pipeline) -> tuple[Pipeline, Pipeline]:
     """The passes up to the canonical graph, and those that lower it; where they begin with it, all of them do."""
     places = [index + 1 for index, step in enumerate(steps) if step.yields is Stage.CONVERTED]
-    begins = bool(steps.passes) and steps.passes[0].accepts == {Stage.CONVERTED}
-    end = places[-1] if places else 0 if begins else len(steps)
+    is_lowering_alone = bool(steps.passes) and steps.passes[0].accepts == {Stage.CONVERTED}
+    end = places[-1] if places else 0 if is_lowering_alone else len(steps)
     return Pipeline(steps.passes[:end]), Pipeline(steps.passes[end:])
 
 

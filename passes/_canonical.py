@@ -10,8 +10,6 @@ from torch import fx
 from fxquant import qdq
 from fxquant.passes._moving import moves_values
 
-FULL = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
-
 
 def is_activation_quantize(node: fx.Node) -> bool:
     """A quantize with a scale that is known: a static activation."""
@@ -31,7 +29,7 @@ def is_activation_dequantize(node: Any) -> bool:
 def is_native(node: Any) -> bool:
     """Do the engines have this type and range of codes?"""
     low, high, dtype = node.args[3:6]
-    return FULL.get(dtype) == (low, high)
+    return qdq.FULL.get(dtype) == (low, high)
 
 
 def grid_of(value: Any) -> tuple[Any, ...] | None:
@@ -42,12 +40,8 @@ def grid_of(value: Any) -> tuple[Any, ...] | None:
         return None
     if moves_values(value):
         return grid_of(value.args[0])
-    if (
-        value.op == "call_function"
-        and value.target is torch.cat
-        and value.args
-        and isinstance(value.args[0], (tuple, list))
-    ):
+    is_joined = value.op == "call_function" and value.target is torch.cat and bool(value.args)
+    if is_joined and isinstance(value.args[0], (tuple, list)):
         grids = {grid_of(item) for item in value.args[0]}
         return grids.pop() if len(grids) == 1 else None
     return None

@@ -22,11 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from fxquant import qdq
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
 from fxquant.origin import carry, origins, site_of
 from fxquant.passes._canonical import grid_of, is_activation_dequantize, is_activation_quantize
-from fxquant.passes._canonical_ranges import FOLDED, folded
+from fxquant.passes._canonical_ranges import folded
 
 
 def elide(graph: fx.Graph) -> int:
@@ -58,7 +59,7 @@ def drop_relus(graph: fx.Graph, floats: Collection[fx.Node], ledger: Ledger) -> 
         if zero_point != quant_min:
             continue
         low, high = folded(quantize) or (0.0, math.inf)
-        quantize.meta[FOLDED] = max(low, 0.0), high
+        quantize.meta[qdq.FOLDED] = max(low, 0.0), high
         ledger.settle(node, "int8", f"folded into the range of '{site_of(source)}': its codes begin at zero")
         node.replace_all_uses_with(carry(source, source, node) if origins(source) else carry(source, node))
         graph.erase_node(node)

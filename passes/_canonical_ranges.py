@@ -19,15 +19,16 @@ A quantize remembers what was folded into it (`folded`): who reads what it round
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
 from fxquant import qdq
 from fxquant.artifact.formats import SMALLEST
+from fxquant.clamping import clamped, ends_of
+from fxquant.grids import Grid, grid_of
 from fxquant.keep_float import is_kept_float
 from fxquant.ledger import Ledger
 from fxquant.origin import carry, site_of
@@ -36,43 +37,8 @@ from fxquant.passes._moving import keeps_range
 from fxquant.passes._packing import PACKED
 from fxquant.targets import has_saturation_risk, isa
 
-FOLDED = qdq.FOLDED
 _CLAMPS = (torch.clamp, torch.clip, "clamp", "clip")
 _GROUPS_OF_ONEDNN = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The values that a quantize can give: (code - zero_point) · scale for codes from quant_min to quant_max."""
-
-    scale: float
-    zero_point: int
-    quant_min: int
-    quant_max: int
-
-    @classmethod
-    def of(cls, quantize: fx.Node) -> Grid:
-        """The grid of a static quantize."""
-        _, scale, zero_point, low, high, _ = quantize.args
-        return cls(float(scale), int(zero_point), int(low), int(high))  # type: ignore[arg-type]
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The smallest and the largest value."""
-        return (self.quant_min - self.zero_point) * self.scale, (self.quant_max - self.zero_point) * self.scale
-
-    def within(self, low: float, high: float) -> Grid | None:
-        """The grid of the same codes whose ends are (low, high), within this one's; None for too narrow a range."""
-        if all(map(_is_near, (low, high), self.ends, (self.scale, self.scale))):
-            return self
-        scale = (high - low) / (self.quant_max - self.quant_min)
-        if not math.isfinite(scale) or scale < SMALLEST or low > 0.0 or high < 0.0:
-            return None  # zero has to be on the grid: padding is zero
-        return Grid(scale, self.quant_min - round(low / scale), self.quant_min, self.quant_max)
-
-
-def _is_near(end: float, own: float, scale: float) -> bool:
-    return abs(end - own) <= 0.51 * scale  # rounding moves a value as far; whole numbers are half a step off
 
 
 def fold(graph: fx.Graph, quantize: fx.Node, engine: str, ledger: Ledger) -> bool:
@@ -80,25 +46,41 @@ def fold(graph: fx.Graph, quantize: fx.Node, engine: str, ledger: Ledger) -> boo
     activation = quantize.args[0]
     if not isinstance(activation, fx.Node) or set(activation.users) != {quantize}:
         return False
-    clamped = clamps_to(activation)
-    if clamped is None:
+    ends = clamps_to(activation)
+    if ends is None:
         return False
     rounded = _rounded_for_it_alone(activation)
     source = activation.args[0] if rounded is None else rounded.args[0]
-    limits = (clamped, Grid.of(quantize).ends, *(() if rounded is None else (Grid.of(rounded).ends,)))
+    own, before = grid_of(quantize), grid_of(rounded)
+    assert own is not None
+    limits = (ends, own.ends, *(() if before is None else (before.ends,)))
     low, high = max(low for low, _ in limits), min(high for _, high in limits)
-    grid = Grid.of(quantize).within(low, high) if low < high else None
+    grid = within(own, low, high) if low < high else None
     if grid is None or is_activation_dequantize(source):
         return False
     after = _of_the_same_grid(quantize)
-    if after is None or (grid != Grid.of(quantize) and not _has_all_bits(engine, after)):
+    if after is None or (grid != own and not _has_all_bits(engine, after)):
         return False
     for node in after:
         _set_grid(node, grid)
     quantize.update_arg(0, source)
-    quantize.meta[FOLDED] = clamped
+    quantize.meta[qdq.FOLDED] = ends
     _let_go(graph, quantize, activation, ledger)
     return True
+
+
+def within(grid: Grid, low: float, high: float) -> Grid | None:
+    """The grid of the same codes whose ends are (low, high), within this one's; None for too narrow a range."""
+    if all(map(_is_near, (low, high), grid.ends, (grid.scale, grid.scale))):
+        return grid
+    scale = (high - low) / (grid.high - grid.low)
+    if not math.isfinite(scale) or scale < SMALLEST or low > 0.0 or high < 0.0:
+        return None  # zero has to be on the grid: padding is zero
+    return grid._replace(scale=scale, zero_point=grid.low - round(low / scale))
+
+
+def _is_near(end: float, own: float, scale: float) -> bool:
+    return abs(end - own) <= 0.51 * scale  # rounding moves a value as far; whole numbers are half a step off
 
 
 def clamps_to(node: fx.Node) -> tuple[float, float] | None:
@@ -115,38 +97,26 @@ def clamps_to(node: fx.Node) -> tuple[float, float] | None:
 
 def folded(quantize: fx.Node) -> tuple[float, float] | None:
     """The ends of an activation that this quantize computes too."""
-    found: tuple[float, float] | None = quantize.meta.get(FOLDED)
+    found: tuple[float, float] | None = quantize.meta.get(qdq.FOLDED)
     return found
 
 
 def unrounded(quantize: fx.Node) -> fx.Node:
     """The float value that a quantize rounds, with the activation that its range stands for put back."""
     value: Any = quantize.args[0]
-    clamped = folded(quantize)
-    if clamped is None:
+    ends = folded(quantize)
+    if ends is None:
         return value  # type: ignore[no-any-return]
     with quantize.graph.inserting_before(quantize):
-        is_relu = clamped == (0.0, math.inf)
-        made = quantize.graph.call_function(*((F.relu, (value,)) if is_relu else (F.hardtanh, (value, *clamped))))
-    return carry(made, *quantize.users)
+        return carry(clamped(value, ends), *quantize.users)
 
 
 def _bounds(node: fx.Node) -> tuple[Any, Any] | None:
-    if node.op == "call_module":
-        module = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
-        if type(module) in (nn.ReLU6, nn.Hardtanh) and isinstance(module, nn.Hardtanh):
-            return module.min_val, module.max_val
-        return None
-    if node.target is F.relu6:
-        return 0.0, 6.0
-    if node.target is F.hardtanh:
-        given = dict(zip(("min_val", "max_val"), node.args[1:3], strict=False)) | dict(node.kwargs)
-        return given.get("min_val", -1.0), given.get("max_val", 1.0)
-    if node.target in _CLAMPS:
+    if node.op != "call_module" and node.target in _CLAMPS:
         given = dict(zip(("min", "max"), node.args[1:3], strict=False)) | dict(node.kwargs)
         low, high = given.get("min"), given.get("max")
         return -math.inf if low is None else low, math.inf if high is None else high
-    return None
+    return ends_of(node)
 
 
 def _rounded_for_it_alone(activation: fx.Node) -> fx.Node | None:

@@ -16,7 +16,9 @@ from torch import Tensor, fx
 
 from fxquant.aliasing import restore_buffers, saved_buffers
 from fxquant.engines.engine import Build, EngineModule, EngineRefusal
+from fxquant.errors import in_one_line
 from fxquant.graphs.snapshot import TensorInfo
+from fxquant.ledger import FLOAT
 from fxquant.origin import adopt, carry, origins
 from fxquant.passes._pieces import Cut, copied_into, same_kind, spoken, subgraph, widened
 from fxquant.passes._weights import is_widened_weight
@@ -32,6 +34,11 @@ class EngineGraph:
     graph_module: fx.GraphModule
     engines: tuple[EngineModule, ...]
     in_torch: dict[fx.Node, str] = field(default_factory=dict)
+
+    @property
+    def float_type(self) -> str:
+        """What its float layers compute in, by what the engine says."""
+        return next((engine.float_type for engine in self.engines if engine.float_type), FLOAT)
 
 
 def engine_graph(
@@ -199,5 +206,4 @@ def built(build: Build, piece: fx.GraphModule, leaves: tuple[Tensor, ...]) -> En
     except (EngineRefusal, MemoryError):
         raise
     except Exception as error:  # engines raise what they like, and each of it means that this one does not run
-        told = str(error).strip().partition("\n")[0][:200]
-        raise EngineRefusal(f"{type(error).__name__}: {told}") from error
+        raise EngineRefusal(in_one_line(error)) from error

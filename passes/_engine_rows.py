@@ -6,16 +6,14 @@ and so are its inputs; what has no weight also hands codes on. The rest is float
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import torch
 from torch import fx
 
 from fxquant import qdq
-from fxquant.engines.engine import EngineModule
 from fxquant.errors import LoweringError
 from fxquant.ledger import FLOAT, Ledger
 from fxquant.origin import origins, part_of, scope, site_of, where
+from fxquant.passes._engine_graph import EngineGraph
 from fxquant.passes._native_ops import is_shared
 from fxquant.passes._pieces import is_plain
 from fxquant.passes._weights import INT8_WEIGHTS, held_as
@@ -27,45 +25,37 @@ from fxquant.values import fetched
 INT8 = "int8"
 
 
-def settle(
-    program: Program,
-    target: str,
-    engines: Iterable[EngineModule],
-    in_torch: Mapping[fx.Node, str],
-    ledger: Ledger,
-    *,
-    is_strict: bool,
-) -> None:
+def settle(program: Program, target: str, made: EngineGraph, ledger: Ledger, *, is_strict: bool) -> None:
     """A row for each site. FXQ504, where `is_strict`, for a layer that was to be quantized and stays in torch."""
-    engines = tuple(engines)
-    for engine in engines:
+    for engine in made.engines:
         if engine.told:
             ledger.notice("FXQ519", engine.told)
-    told = {name: kind for engine in engines for name, kind in _rows(engine).items()}
-    floats = next((kind for engine in engines if (kind := getattr(engine, "float_type", ""))), FLOAT)
-    said: dict[tuple[str, str], tuple[fx.Node, str]] = {}
+    for node, kind in _kinds(program, made):
+        if placed_as(node) and node not in made.in_torch:
+            continue  # its row has the times that it was placed by
+        _settle(node, kind, program, target, made.in_torch.get(node, ""), ledger, is_strict=is_strict)
+    _settle_gone(program, ledger)
+
+
+def _kinds(program: Program, made: EngineGraph) -> list[tuple[fx.Node, str]]:
+    """One node for each site, or part of one, and what it runs as: one on codes where there is any."""
+    told = {name: kind for engine in made.engines for name, kind in engine.rows().items()}
+    found: dict[tuple[str, str], tuple[fx.Node, str]] = {}
     for node in program.graph.nodes:
         if not origins(node) or node.op in ("placeholder", "get_attr", "output") or _is_slice(node):
             continue
-        kind = FLOAT if node in in_torch or is_plain(node) else told.get(node.name) or _by_graph(node, program, floats)
+        kind = FLOAT
+        if node not in made.in_torch and not is_plain(node):
+            kind = told.get(node.name) or _by_graph(node, program, made.float_type)
         place = site_of(node), part_of(node)
-        if place not in said or (kind == INT8 and said[place][1] != INT8):
-            said[place] = node, kind
-    for node, kind in said.values():
-        if placed_as(node) and node not in in_torch:
-            continue  # its row has the times that it was placed by
-        _settle(node, kind, program, target, in_torch.get(node, ""), ledger, is_strict=is_strict)
-    _settle_gone(program, ledger)
+        if place not in found or (kind == INT8 and found[place][1] != INT8):
+            found[place] = node, kind
+    return list(found.values())
 
 
 def _is_slice(node: fx.Node) -> bool:
     """A layer's part of the result of one that computes several: that one has the row."""
     return node.target == "narrow" and set(origins(node)) < set(origins(node.args[0]))  # type: ignore[arg-type]
-
-
-def _rows(engine: EngineModule) -> Mapping[str, str]:
-    rows = getattr(engine, "rows", None)
-    return rows() if callable(rows) else {}
 
 
 def _settle(

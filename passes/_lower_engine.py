@@ -16,9 +16,9 @@ from torch import Tensor, fx
 
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.importing import builder
-from fxquant.errors import LoweringError, ParityError
+from fxquant.errors import LoweringError, ParityError, in_one_line
 from fxquant.graphs.snapshot import TensorInfo
-from fxquant.ledger import FLOAT, Ledger
+from fxquant.ledger import Ledger
 from fxquant.passes import _engine_rows
 from fxquant.passes._end_to_end import fault
 from fxquant.passes._engine_graph import EngineGraph, engine_graph
@@ -27,15 +27,15 @@ from fxquant.torch_ao import engine, quiet
 from fxquant.values import known_value
 
 
-def lowered(program: Program, ledger: Ledger, module: str, *, is_strict: bool, is_checked: bool) -> Program:
-    """The program on the engine whose file is `module` ('fxquant.engines.openvino', with a function `build`).
+def lowered(program: Program, ledger: Ledger, target: str, *, is_strict: bool, is_checked: bool) -> Program:
+    """The program on the engine of a target outside torch.
 
     Raises:
         EngineUnavailableError: FXQ502 when the engine's package cannot be imported.
         LoweringError: FXQ512 when the engine takes none of the graph.
         ParityError: FXQ514 when its outputs are further from the un-rounded model than the canonical graph's.
     """
-    target, unlowered = module.rpartition(".")[2], ledger.state()
+    unlowered = ledger.state()
     leaves = program.call_leaves or _example(program)
     try:
         with engine(program.engine), quiet():
@@ -45,7 +45,7 @@ def lowered(program: Program, ledger: Ledger, module: str, *, is_strict: bool, i
     if is_checked:
         for inputs in _known_inputs(program):
             _check(program.graph_module, made, inputs, target)
-    _engine_rows.settle(program, target, made.engines, made.in_torch, ledger, is_strict=is_strict)
+    _engine_rows.settle(program, target, made, ledger, is_strict=is_strict)
     return replace(
         program,
         graph_module=made.graph_module,
@@ -77,12 +77,10 @@ def _in_shape_of(leaf: Tensor, row: Tensor) -> Tensor:
 
 
 def _check(canonical: fx.GraphModule, made: EngineGraph, leaves: tuple[Tensor, ...], target: str) -> None:
-    float_type = next((kind for one in made.engines if (kind := getattr(one, "float_type", ""))), FLOAT)
     try:
-        told = fault(canonical, made.graph_module.forward, leaves, float_type)
+        told = fault(canonical, made.graph_module.forward, leaves, made.float_type)
     except Exception as error:  # of whatever kind: it took the graph, and fails on the example
-        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-        raise refused(target, f"it fails on the example inputs: {said}") from error
+        raise refused(target, f"it fails on the example inputs: {in_one_line(error)}") from error
     if told:
         hint = "another target may compute it right; target='auto' and strict=False fall back by themselves"
         raise ParityError("FXQ514", f"{target} computes something else: {told}", hint=hint)

@@ -16,7 +16,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx
 
-from fxquant.passes._canonical import FULL, grid_of, is_activation_dequantize, is_activation_quantize, is_native
+from fxquant import qdq
+from fxquant.passes._canonical import grid_of, is_activation_dequantize, is_activation_quantize, is_native
 from fxquant.passes._native_ops import SHAPE_METHODS
 
 Grid = tuple[Any, ...]  # scale, zero_point, quant_min, quant_max, dtype
@@ -106,7 +107,7 @@ def _decodes(node: object) -> bool:
 def _is_on_grid(node: fx.Node) -> bool:
     """Is the value one of codes that engines have: dequantized, or moved since?"""
     grid = grid_of(node)
-    return grid is not None and FULL.get(grid[4]) == grid[2:4] and not isinstance(grid[0], fx.Node)
+    return grid is not None and qdq.FULL.get(grid[4]) == grid[2:4] and not isinstance(grid[0], fx.Node)
 
 
 def _is_moved(node: fx.Node, units: Mapping[str, Unit], unit_of: Mapping[fx.Node, str]) -> bool:

@@ -14,11 +14,10 @@ WHOLE = "the whole model is faster in float"  # until it is known by how much
 
 @dataclass(frozen=True)
 class Contest:
-    """Canonical graphs by name, their calls, and how many kernels could be on codes."""
+    """Canonical graphs by name, and their calls."""
 
     graphs: Mapping[str, fx.GraphModule]
     calls: Mapping[str, Callable[[], object]]
-    kernels: int
 
 
 def in_words(seconds: float) -> str:

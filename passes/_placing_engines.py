@@ -68,7 +68,7 @@ def contest(program: Program, leaves: tuple[Tensor, ...], *, seconds: float) -> 
         except EngineRefusal:  # it runs the graph with everything in int8, so that one of these may be left out
             continue
         graphs[name] = graph
-    return Contest(graphs, calls, len(found.coded))
+    return Contest(graphs, calls)
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,7 @@ def _runner(target: str, leaves: tuple[Tensor, ...], *, may_run: bool) -> Callab
     def run(graph: fx.GraphModule) -> _Running:
         made = engine_graph(graph, leaves, build, target, may_run=may_run)
         forward = made.graph_module.forward
-        types = [getattr(engine, "float_type", "") for engine in made.engines]
-        float_type = next((kind for kind in types if kind in FORMATS), FLOAT)
-        return _Running(lambda: forward(*leaves), float_type)
+        return _Running(lambda: forward(*leaves), made.float_type if made.float_type in FORMATS else FLOAT)
 
     return run
 

@@ -60,13 +60,17 @@ def measured(
         )
         for unit in found.units.values()
     )
-    crossing = native_crossing(target)
-    values = []
+    return Measured(found, Problem(ops, _values(found, native, coded, target)), lowered.graph_module)
+
+
+def _values(found: Placeable, native: NativeGraph, coded: Clock, target: str) -> tuple[Value, ...]:
+    """What the units hand on, with the cost of its conversions by its size."""
+    crossing, values = native_crossing(target), []
     for value in found.values:
         elements = _size(coded, native.codes.get(value.source, native.moved.get(value.source)))
         costs = crossing.quantize.seconds(elements), crossing.dequantize.seconds(elements)
         values.append(Value(value.producer, value.readers, *costs))
-    return Measured(found, Problem(ops, tuple(values)), lowered.graph_module)
+    return tuple(values)
 
 
 @dataclass(frozen=True)
@@ -135,11 +139,11 @@ def contest(program: Program, leaves: tuple[Tensor, ...], avoided: Avoided, *, s
         kept = avoided(replace(program, graph_module=made))
         lowered[name] = NativeGraph(made, target, kept).build().graph_module
     calls = {name: _call(made, leaves) for name, made in lowered.items()}
-    return Contest({QUANTIZED: canonical, **graphs}, calls, len(costs.found.coded))
+    return Contest({QUANTIZED: canonical, **graphs}, calls)
 
 
 def candidates(canonical: fx.GraphModule, costs: Measured) -> dict[str, fx.GraphModule]:
-    """The cut, and the whole in float where that is another graph. None where the cut promises no gain."""
+    """The cut, and the whole in float where that is another graph. Nothing where the cut promises no gain."""
     problem, coded = costs.problem, costs.found.coded
     chosen = place(problem).int8
     if not is_gain(problem.seconds(coded), problem.seconds(chosen)):

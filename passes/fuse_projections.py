@@ -118,31 +118,42 @@ def _held(graph_module: fx.GraphModule, node: Any) -> Tensor:
 
 
 def _stack(graph_module: fx.GraphModule, layers: Sequence[fx.Node], ledger: Ledger) -> None:
-    graph, first = graph_module.graph, layers[0]
     sizes = [_held(graph_module, layer.args[1].args[0]).shape[0] for layer in layers]  # type: ignore[union-attr]
     names = [_name(layer) for layer in layers]
-    held = _stacked(graph_module, layers)
-    name = _free_name(graph_module, names)
-    put(graph_module, name, held)
-    with graph.inserting_before(first):
-        codes, scale, zero_point = (
-            adopt(graph.get_attr(f"{name}.{part}"), first) for part in ("weight", "weight_scale", "weight_zero_point")
-        )
-        weight = adopt(graph.call_function(qdq.dequantize_per_channel, (codes, scale, zero_point, 0)), first)
-        bias = None if held.bias is None else adopt(graph.get_attr(f"{name}.bias"), first)
-        whole = carry(graph.call_function(F.linear, (first.args[0], weight, bias)), *layers)
-        _note_width(whole, first, sum(sizes))
+    with graph_module.graph.inserting_before(layers[0]):
+        whole = _whole(graph_module, layers, _free_name(graph_module, names))
+        _note_width(whole, layers[0], sum(sizes))
         starts = [sum(sizes[:index]) for index in range(len(sizes))]
-        parts = [graph.call_method("narrow", (whole, -1, *place)) for place in zip(starts, sizes, strict=True)]
-    parts_label = ", ".join(dict.fromkeys(filter(None, map(part_of, layers))))
+        places = zip(starts, sizes, strict=True)
+        parts = [whole.graph.call_method("narrow", (whole, -1, *place)) for place in places]
+    _hand_out(whole, layers, parts)
+    _say(layers, names, ledger)
+
+
+def _whole(graph_module: fx.GraphModule, layers: Sequence[fx.Node], name: str) -> fx.Node:
+    """The layer that computes all of them, held under this name."""
+    graph, first, held = graph_module.graph, layers[0], _stacked(graph_module, layers)
+    put(graph_module, name, held)
+    codes, scale, zero_point = (
+        adopt(graph.get_attr(f"{name}.{part}"), first) for part in ("weight", "weight_scale", "weight_zero_point")
+    )
+    weight = adopt(graph.call_function(qdq.dequantize_per_channel, (codes, scale, zero_point, 0)), first)
+    bias = None if held.bias is None else adopt(graph.get_attr(f"{name}.bias"), first)
+    return carry(graph.call_function(F.linear, (first.args[0], weight, bias)), *layers)
+
+
+def _hand_out(whole: fx.Node, layers: Sequence[fx.Node], parts: Sequence[fx.Node]) -> None:
+    """Each layer's readers get its part of the whole, and the layer goes."""
+    label = ", ".join(dict.fromkeys(filter(None, map(part_of, layers))))
+    if label:
+        as_part(whole, label)
     for layer, part in zip(layers, parts, strict=True):
         note_value(carry(part, layer), known_value(layer))
-        if parts_label:
-            as_part(whole, parts_label), as_part(part, parts_label)
+        if label:
+            as_part(part, label)
         layer.replace_all_uses_with(part)
         _let_views_copy(part)
-        graph.erase_node(layer)
-    _say(layers, names, ledger)
+        layer.graph.erase_node(layer)
 
 
 def _stacked(graph_module: fx.GraphModule, layers: Sequence[fx.Node]) -> QuantizedWeight:

@@ -32,4 +32,4 @@ class LowerInductor(Pass):
     check: bool = True
 
     def run(self, program: Program, ledger: Ledger) -> Program:
-        return lowered(program, ledger, "fxquant.engines.inductor", is_strict=self.strict, is_checked=self.check)
+        return lowered(program, ledger, "inductor", is_strict=self.strict, is_checked=self.check)

@@ -56,7 +56,7 @@ class LowerNative(Pass):
     def run(self, program: Program, ledger: Ledger) -> Program:
         shift(program.graph, program.target)
         unlowered = ledger.state()
-        refused, found = _decided_float(program), _known(program)
+        refused, found = decided_float(program), _known(program)
         refused.update(_told(found))
         with engine(program.target), quiet():
             lowered = NativeGraph(program.graph_module, program.target, dict(refused)).build()
@@ -144,7 +144,7 @@ def _note_values(lowered: Lowered) -> None:
         note_value(node, value)
 
 
-def _decided_float(program: Program) -> dict[fx.Node, str]:
+def decided_float(program: Program) -> dict[fx.Node, str]:
     """Layers that stay float by decision among quantized ones; what only moves values may still run on codes."""
     found: dict[fx.Node, str] = {}
     for node in program.graph.nodes:

@@ -32,4 +32,4 @@ class LowerOnnxRuntime(Pass):
     check: bool = True
 
     def run(self, program: Program, ledger: Ledger) -> Program:
-        return lowered(program, ledger, "fxquant.engines.onnxruntime", is_strict=self.strict, is_checked=self.check)
+        return lowered(program, ledger, "onnxruntime", is_strict=self.strict, is_checked=self.check)

@@ -24,7 +24,7 @@ from fxquant.passes._placing_clock import TooSlow
 from fxquant.passes._placing_contest import QUANTIZED, WHOLE, Contest, in_words
 from fxquant.passes._placing_race import raced, winner
 from fxquant.passes._weights import held_as
-from fxquant.passes.lower_native import _decided_float
+from fxquant.passes.lower_native import decided_float
 from fxquant.pipeline import Pass
 from fxquant.placed import place_in, placed_as
 from fxquant.program import Program, Stage
@@ -85,7 +85,7 @@ def _contest(program: Program, *, seconds: float) -> Contest | None:
     assert leaves is not None
     if program.target in EXTERNAL:
         return _placing_engines.contest(program, leaves, seconds=seconds)
-    return _placing_native.contest(program, leaves, _decided_float, seconds=seconds)
+    return _placing_native.contest(program, leaves, decided_float, seconds=seconds)
 
 
 def _settle(program: Program, ledger: Ledger, whole: str) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +17,11 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from fxquant.engines._inductor_graph import CANONICAL, decomposed, decomposed_op, layers_on_codes
 from fxquant.engines.engine import EngineRefusal
+from fxquant.engines.silence import silence
+from fxquant.errors import in_one_line
 
-_TALKERS = ("torch._inductor", "torch._dynamo", "torch._functorch", "torch.fx")
-_LOCK = threading.RLock()  # inductor's configuration, loggers and warning filters belong to the whole process
+_TALKERS = ("torch._inductor", "torch._dynamo", "torch._functorch")
+_LOCK = threading.RLock()  # inductor's configuration belongs to the whole process
 
 Run = Callable[..., tuple[Tensor, ...]]
 OpenSizes = frozenset[tuple[int, int]]  # (input, dimension)
@@ -154,8 +154,7 @@ def _refusal(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], error: Excep
     """In one line, with the node at which the graph stops being traceable, if it does."""
     if isinstance(error, EngineRefusal):
         return error
-    told = str(error).strip().partition("\n")[0][:200]
-    return EngineRefusal(f"{type(error).__name__}: {told}", _at_fault(canonical, leaves))
+    return EngineRefusal(in_one_line(error), _at_fault(canonical, leaves))
 
 
 def _at_fault(canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -> str:
@@ -182,17 +181,11 @@ class _Walk(fx.Interpreter):
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Warnings and log lines are dropped inside the block; what inductor sets in the process is undone after it."""
-    loggers = [logging.getLogger(name) for name in _TALKERS]
-    levels, environment = [logger.level for logger in loggers], dict(os.environ)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
+    environment = dict(os.environ)
+    with silence(*_TALKERS), torch.random.fork_rng(devices=()):
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
             for name in os.environ.keys() - environment.keys():
                 del os.environ[name]
             os.environ.update(environment)

@@ -24,11 +24,9 @@ from fxquant.graphmodule import copied
 from fxquant.torch_ao import decomposed_ops
 from fxquant.values import fetched
 
-ACTIVATIONS = "uint8 codes of any zero point; int8 is shifted to them"  # what this target wants of a plan
 FUSED = (F.conv1d, F.conv2d, F.linear)  # what has int8 patterns: other layers compute on a float weight
 CANONICAL = "fxq_canonical"  # key in meta['custom'], which torch's tracers carry along
 
-_FULL = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
 _SMALL_SCALE = 6.1e-5  # torch's kernels choose no smaller scale
 
 
@@ -44,7 +42,7 @@ def decomposed(canonical: fx.GraphModule, plain: frozenset[str] = frozenset()) -
     made = copied(canonical)
     for node in made.graph.nodes:
         node.meta["custom"] = {CANONICAL: node.name}
-    on_codes = [node for node in made.graph.nodes if node.name not in plain and is_layer_on_codes(node, made)]
+    on_codes = [node for node in made.graph.nodes if node.name not in plain and _is_layer_on_codes(node, made)]
     for node in list(made.graph.nodes):
         if node.op == "call_function" and node.target in _WRITTEN:
             _WRITTEN[node.target](node)
@@ -57,10 +55,10 @@ def decomposed(canonical: fx.GraphModule, plain: frozenset[str] = frozenset()) -
 
 def layers_on_codes(canonical: fx.GraphModule) -> tuple[str, ...]:
     """Names of the layers whose input and weight are codes that the patterns can take."""
-    return tuple(node.name for node in canonical.graph.nodes if is_layer_on_codes(node, canonical))
+    return tuple(node.name for node in canonical.graph.nodes if _is_layer_on_codes(node, canonical))
 
 
-def is_layer_on_codes(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+def _is_layer_on_codes(node: fx.Node, graph_module: fx.GraphModule) -> bool:
     """A convolution or linear layer on codes of full range, with symmetric int8 weights."""
     if node.op != "call_function" or node.target not in FUSED:
         return False
@@ -74,7 +72,7 @@ def _is_activation(node: Any) -> bool:
 
 def _is_full(node: fx.Node) -> bool:
     """A quantize to all codes of its dtype."""
-    return node.target is qdq.quantize_per_tensor and _FULL.get(node.args[5]) == (node.args[3], node.args[4])  # type: ignore[arg-type]
+    return node.target is qdq.quantize_per_tensor and qdq.FULL.get(node.args[5]) == (node.args[3], node.args[4])  # type: ignore[arg-type]
 
 
 def _is_symmetric_weight(node: Any, graph_module: fx.GraphModule) -> bool:

@@ -16,6 +16,7 @@ from fxquant.engines._openvino_patches import write_patches
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.exportable import exported
 from fxquant.engines.silence import silence
+from fxquant.errors import in_one_line
 from fxquant.graphmodule import copied
 
 _KEPT = (torch.ops.aten.matmul.default,)  # whole, though the front end's own table takes them apart
@@ -34,7 +35,7 @@ def decomposed(
         with silence():
             made = program.run_decompositions(_table()).module(check_guards=False)
     except Exception as error:  # of any kind: decompositions raise what they like
-        raise EngineRefusal(f"torch.export does not take it apart: {type(error).__name__}: {error}") from error
+        raise EngineRefusal(f"torch.export does not take it apart: {in_one_line(error)}") from error
     assert isinstance(made, fx.GraphModule)
     return made
 

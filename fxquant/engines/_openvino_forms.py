@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxquant import qdq, recurrent
-from fxquant.engines import _openvino_recurrent
+from fxquant import qdq
+from fxquant.engines import _openvino_recurrent, forms
 from fxquant.origin import adopt
 from fxquant.values import fetched
 
@@ -34,7 +34,7 @@ def write_forms(graph_module: fx.GraphModule, *, has_codes: bool = False) -> Non
             node.replace_all_uses_with(node.args[0].args[0])
         elif node.target in _openvino_recurrent.LAYERS:
             _write_layer(graph_module, node, has_codes=has_codes)
-        elif node.target in _CELLS:
+        elif node.target in forms.CELLS:
             node.args = (*node.args[:-2], False, False)
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
@@ -151,6 +151,3 @@ def _computed(graph_module: fx.GraphModule, node: fx.Node) -> Any:
         raise _Given
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _computed(graph_module, source))
     return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-_CELLS = (recurrent.lstm_cell, recurrent.gru_cell, recurrent.rnn_tanh_cell, recurrent.rnn_relu_cell)

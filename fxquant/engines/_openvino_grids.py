@@ -8,124 +8,42 @@ Kernels for codes take 255 or 256 levels; a range of fewer (7 bits, against sums
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
-
 import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 
-from fxquant import qdq
-from fxquant.engines._openvino_moves import JOINS, joined, moved
-from fxquant.origin import carry
+from fxquant.clamping import Ends, ends_of
+from fxquant.grids import Grid
 
-Ends = tuple[float, float]
-FOLDED = qdq.FOLDED
 _SEVEN_BITS = 127  # fewer codes than that were asked for, to be simulated
-_NOT_NEGATIVE = (
-    F.relu, torch.relu, "relu", "relu_", F.relu6, torch.sigmoid, F.sigmoid, "sigmoid", torch.softmax, F.softmax,
-    "softmax", F.hardsigmoid,
-)  # fmt: skip
-_NOT_NEGATIVE_MODULES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Softmax, nn.Hardsigmoid)
 
 
-class Grid(NamedTuple):
-    """The values that a quantize can give."""
-
-    scale: float
-    zero_point: int
-    low: int
-    high: int
-    dtype: torch.dtype
-
-    @property
-    def limits(self) -> tuple[float, int, int, int, torch.dtype]:
-        """The arguments of quantize after its input."""
-        return self.scale, self.zero_point, self.low, self.high, self.dtype
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """The smallest and the largest value."""
-        return (self.low - self.zero_point) * self.scale, (self.high - self.zero_point) * self.scale
-
-    @property
-    def for_kernels(self) -> Grid:
-        """The grid that an int8 kernel reads in its place; itself where it simulates fewer bits."""
-        is_symmetric = (self.zero_point, self.low, self.high) == (0, -128, 127)
-        if is_symmetric or self.high - self.low < _SEVEN_BITS:
-            return self
-        low, high = self.ends
-        if self.zero_point == self.low:
-            return self if self.high - self.low == 255 else Grid(high / 255, 0, 0, 255, torch.uint8)
-        return Grid(max(-low, high) / 127, 0, -128, 127, torch.int8)
-
-    def without_clamps(self, value: fx.Node) -> tuple[fx.Node, Grid, Ends | None]:
-        """(what the clamps before this grid read, a grid that clamps as they do, the ends of what went)."""
-        grid, gone = self, None
-        while (ends := _clamped_to(value)) is not None and len(value.users) == 1:
-            narrowed = grid._narrowed(*ends)
-            if narrowed is None:
-                break
-            grid, gone = narrowed, ends if gone is None else (max(gone[0], ends[0]), min(gone[1], ends[1]))
-            value = value.args[0]  # type: ignore[assignment]
-        return value, grid, gone
-
-    def _narrowed(self, low: float, high: float) -> Grid | None:
-        """This grid within a clamp: as it is, or with its upper end moved where both begin at zero."""
-        own_low, own_high = self.ends
-        slack = self.scale / 2
-        if low <= own_low + slack and own_high - slack <= high:
-            return self
-        return self._replace(scale=high / (self.high - self.low)) if low == own_low == 0.0 else None
+def for_kernels(grid: Grid) -> Grid:
+    """The grid that an int8 kernel reads in its place; itself where it simulates fewer bits."""
+    is_symmetric = (grid.zero_point, grid.low, grid.high) == (0, -128, 127)
+    if is_symmetric or grid.high - grid.low < _SEVEN_BITS:
+        return grid
+    low, high = grid.ends
+    if grid.zero_point == grid.low:
+        return grid if grid.high - grid.low == 255 else Grid(high / 255, 0, 0, 255, torch.uint8)
+    return Grid(max(-low, high) / 127, 0, -128, 127, torch.int8)
 
 
-def _clamped_to(node: fx.Node) -> tuple[float, float] | None:
-    """The ends of a ReLU6 or hardtanh; None for other nodes."""
-    if not node.args or not isinstance(node.args[0], fx.Node):
-        return None
-    if node.op == "call_module":
-        module = node.graph.owning_module.get_submodule(str(node.target))  # type: ignore[union-attr]
-        return (module.min_val, module.max_val) if isinstance(module, nn.Hardtanh) else None
-    if node.target is F.relu6:
-        return 0.0, 6.0
-    if node.target is F.hardtanh:
-        given = {"min_val": -1.0, "max_val": 1.0} | dict(zip(("min_val", "max_val"), node.args[1:3], strict=False))
-        given |= {name: end for name, end in node.kwargs.items() if name in given}
-        return float(given["min_val"]), float(given["max_val"])  # type: ignore[arg-type]
-    return None
+def without_clamps(value: fx.Node, grid: Grid) -> tuple[fx.Node, Grid, Ends | None]:
+    """(what the clamps before this grid read, a grid that clamps as they do, the ends of what went)."""
+    gone = None
+    while (ends := ends_of(value)) is not None and len(value.users) == 1:
+        narrowed = _narrowed(grid, *ends)
+        if narrowed is None:
+            break
+        grid, gone = narrowed, ends if gone is None else (max(gone[0], ends[0]), min(gone[1], ends[1]))
+        value = value.args[0]  # type: ignore[assignment]
+    return value, grid, gone
 
 
-def grid_of(node: Any) -> Grid | None:
-    """The grid of a quantize of a static activation; None for any other node."""
-    if not isinstance(node, fx.Node) or node.target is not qdq.quantize_per_tensor:
-        return None
-    limits: Any = node.args[1:]
-    return None if any(isinstance(limit, fx.Node) for limit in limits) else Grid(*limits)
-
-
-def put_back(graph: fx.Graph, quantize: Any) -> fx.Node:
-    """The float value that a quantize reads, clamped as the quantize clamped in the place of an activation.
-
-    A quantize that was read from a file does not say so: one whose codes begin at zero may stand for a ReLU.
-    """
-    value, grid = quantize.args[0], grid_of(quantize)
-    assert grid is not None
-    low, high = quantize.meta.get(FOLDED, (0.0, grid.ends[1]) if grid.zero_point == grid.low else (None, None))
-    if low is None or (FOLDED not in quantize.meta and _is_not_negative(value)):
-        return value  # type: ignore[no-any-return]
-    with graph.inserting_before(quantize):
-        if low == 0.0 and math.isinf(high):
-            return carry(graph.call_function(F.relu, (value,)), *quantize.users)
-        return carry(graph.call_function(F.hardtanh, (value, low, high)), *quantize.users)
-
-
-def _is_not_negative(value: Any) -> bool:
-    if value.target in JOINS:
-        return all(map(_is_not_negative, joined(value)))
-    source, clamped = moved(value), _clamped_to(value)
-    if source is not None or clamped is not None:
-        return clamped[0] >= 0 if clamped is not None else _is_not_negative(source)
-    if value.op == "call_module":
-        module = value.graph.owning_module.get_submodule(str(value.target))
-        return isinstance(module, _NOT_NEGATIVE_MODULES)
-    return value.target in _NOT_NEGATIVE
+def _narrowed(grid: Grid, low: float, high: float) -> Grid | None:
+    """This grid within a clamp: as it is, or with its upper end moved where both begin at zero."""
+    own_low, own_high = grid.ends
+    slack = grid.scale / 2
+    if low <= own_low + slack and own_high - slack <= high:
+        return grid
+    return grid._replace(scale=high / (grid.high - grid.low)) if low == own_low == 0.0 else None

@@ -33,6 +33,7 @@ _LIBRARY.define(f"gru_sequence(Tensor x, Tensor h, {_ARGUMENTS}) -> Tensor")  # 
 
 Cell = tuple[Tensor, ...]  # (w, r, b), or on codes (w, r, scale, b)
 CODES = ("w", "r", "scale", "b")
+# (sequence, first states, cell, is it backward) → outputs of all steps, then each last state
 Step = Callable[[Tensor, tuple[Tensor, ...], Cell, bool], tuple[Tensor, ...]]
 
 
@@ -153,25 +154,11 @@ def _layers(
     is_bidirectional: bool,
     is_batch_first: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """(output, final states) as torch's layers shape them."""
-    directions, is_batched = (2 if is_bidirectional else 1), x.dim() == 3
-    sequence = x.unsqueeze(0) if not is_batched else x if is_batch_first else x.transpose(0, 1)
-    if hx is None:
-        hidden_size = weights[0][1].shape[-1]
-        hx = tuple(sequence.new_zeros(num_layers * directions, sequence.shape[0], hidden_size) for _ in range(states))
-    elif not is_batched:
-        hx = tuple(state.unsqueeze(1) for state in hx)
-    last: list[tuple[Tensor, ...]] = []
-    for layer in range(num_layers):
-        outputs = []
-        for direction in range(directions):
-            index = layer * directions + direction
-            cell, given = weights[index], tuple(part[index] for part in hx)
-            output, *state = step(sequence, given, cell, direction == 1)
-            outputs.append(output)
-            last.append(tuple(state))
-        sequence = torch.cat(outputs, -1) if is_bidirectional else outputs[0]
-    final = tuple(torch.stack([state[part] for state in last]) for part in range(states))
-    if not is_batched:
-        return sequence.squeeze(0), tuple(part.squeeze(1) for part in final)
-    return sequence if is_batch_first else sequence.transpose(0, 1), final
+    def run(
+        sequence: Tensor, state: tuple[Tensor, ...], index: int, is_backward: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        output, *last = step(sequence, state, weights[index], is_backward)
+        return output, tuple(last)
+
+    shape = num_layers, is_bidirectional, is_batch_first
+    return recurrent.over_layers(x, hx, run, states, weights[0][1].shape[-1], *shape, batch_axis=0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 
@@ -28,6 +29,7 @@ class EngineModule(nn.Module):
     """
 
     engine: str = ""  # the target's name
+    float_type: str = ""  # what its float layers compute in; '' where it does not say, which counts as float32
     at_once: AtOnce | None = None
     told: str = ""  # that it runs on one thread, and why
 
@@ -35,8 +37,20 @@ class EngineModule(nn.Module):
         """The outputs for these inputs, of any shape that the graph takes. RuntimeError where it refuses them."""
         raise NotImplementedError
 
+    def rows(self) -> Mapping[str, str]:
+        """What canonical nodes compute in, by name, of those that the engine tells."""
+        return {}
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+
+def widened(leaf: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """An input in the dtype that an engine was made for: integers widen; None where it does not fit."""
+    if leaf.dtype is dtype:
+        return leaf
+    is_integer = not leaf.is_floating_point() and not dtype.is_floating_point
+    return leaf.to(dtype) if is_integer and torch.promote_types(leaf.dtype, dtype) is dtype else None
 
 
 Build = Callable[..., EngineModule]  # (canonical, leaves, *, threads)

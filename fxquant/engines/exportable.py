@@ -21,6 +21,7 @@ from fxquant.engines import forms, ops
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.silence import silence
 from fxquant.engines.widening import widen_placed
+from fxquant.errors import in_one_line
 from fxquant.graphmodule import copied
 from fxquant.packing import is_packed
 from fxquant.values import fetched
@@ -52,11 +53,7 @@ def _traced(walked: _Walked, leaves: tuple[Tensor, ...], shapes: Any) -> Exporte
     except EngineRefusal:
         raise
     except Exception as error:  # of any kind: what torch.export raises of its own is of no common class
-        raise EngineRefusal(f"torch.export does not take it: {_first_line(error)}", walked.at) from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+        raise EngineRefusal(f"torch.export does not take it: {in_one_line(error)}", walked.at) from error
 
 
 def _several(leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -75,7 +72,7 @@ class _Walked(fx.Interpreter):
         try:
             return super().run_node(n)
         except Exception as error:  # of any kind: tracers raise theirs, and the user's leaves run here
-            raise EngineRefusal(f"torch.export does not take it: {_first_line(error)}", self.at) from error
+            raise EngineRefusal(f"torch.export does not take it: {in_one_line(error)}", self.at) from error
 
     def as_module(self) -> fx.GraphModule:
         """The graph module, its forward being this walk."""

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from fxquant.engines.engine import Build
 from fxquant.engines.silence import silence
-from fxquant.errors import EngineUnavailableError
+from fxquant.errors import EngineUnavailableError, first_line
 
 
 def imported(name: str) -> ModuleType:
@@ -26,10 +26,9 @@ def builder(target: str) -> Build:
     try:
         build: Build = imported(f"fxquant.engines.{target}").build
     except ImportError as error:
-        told = str(error).strip().partition("\n")[0][:200]
         raise EngineUnavailableError(
             "FXQ502",
-            f"target '{target}' is installed, but cannot be imported: {told}",
+            f"target '{target}' is installed, but cannot be imported: {first_line(error)}",
             hint="install its packages anew; target='auto' takes what works",
         ) from error
     return build

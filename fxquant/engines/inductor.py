@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.engines._inductor_code import Code, OpenSizes, compiled
-from fxquant.engines.engine import EngineModule, EngineRefusal
+from fxquant.engines.engine import EngineModule, EngineRefusal, widened
 from fxquant.presence import CPP, presence_of
 
 MOST_CODES = 6  # that are compiled for one graph
@@ -74,19 +74,17 @@ class InductorModule(EngineModule):
             return code
 
     def _made(self, leaves: tuple[Tensor, ...]) -> Code:
-        in_torch = Code(self.__dict__["_canonical"].forward, lambda other: False)
+        """More code, or the canonical graph in torch. RuntimeError where that refuses the shape."""
+        canonical = self.__dict__["_canonical"]
+        in_torch = Code(canonical.forward, lambda other: False)
         opened = self._open | _differing(self._sizes, _shapes(leaves))
         if len(self._codes) >= MOST_CODES or any(0 in leaf.shape for leaf in leaves):
             return in_torch
-        in_torch.run(
-            leaves
-        )  # RuntimeError where the graph itself refuses the shape: tracing does not look at all sizes
+        in_torch.run(leaves)  # tracing does not look at all sizes
+        opens_more = opened != self._open  # else what is open was not enough: code for this shape alone
+        self._open = opened
         try:
-            if opened != self._open:  # else what is open was not enough: code for this shape alone
-                self._open = opened
-                code = compiled(self.__dict__["_canonical"], leaves, self._threads, opened)
-            else:
-                code = compiled(self.__dict__["_canonical"], leaves, self._threads)
+            code = compiled(canonical, leaves, self._threads, opened if opens_more else frozenset())
         except EngineRefusal:
             return in_torch  # where a call tells what is wrong with such inputs, if anything is
         self._codes.append(code)
@@ -100,12 +98,10 @@ def kernels(module: EngineModule) -> dict[str, int]:
 
 def _as(leaf: Tensor, dtype: torch.dtype) -> Tensor:
     """The input as the code takes it: contiguous, of the example's dtype. Integers widen; RuntimeError otherwise."""
-    if leaf.dtype is not dtype:
-        is_integer = not leaf.is_floating_point() and not dtype.is_floating_point
-        if not is_integer or torch.promote_types(leaf.dtype, dtype) is not dtype:
-            raise RuntimeError(f"the graph was compiled for {dtype}, not {leaf.dtype}")
-        leaf = leaf.to(dtype)
-    return leaf.detach().contiguous()
+    made = widened(leaf, dtype)
+    if made is None:
+        raise RuntimeError(f"the graph was compiled for {dtype}, not {leaf.dtype}")
+    return made.detach().contiguous()
 
 
 def _shapes(leaves: Sequence[Tensor]) -> Shapes:

@@ -25,6 +25,7 @@ from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.exportable import canonical_name, exported
 from fxquant.engines.onnx_tidying import tidy
 from fxquant.engines.silence import silence
+from fxquant.errors import in_one_line
 
 OPSET = 21
 op: Any = opset21  # its annotations are about tensors at run time, its calls here make nodes
@@ -48,7 +49,7 @@ def to_onnx(
         try:
             onnx.checker.check_model(proto, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise EngineRefusal(f"onnx's checker refuses the model: {_first_line(error)}") from error
+            raise EngineRefusal(f"onnx's checker refuses the model: {in_one_line(error)}") from error
     return proto
 
 
@@ -152,7 +153,7 @@ def _refusal(error: Exception) -> EngineRefusal:
     while True:
         at = at or _node_at(root.__traceback__)
         if root.__cause__ is None:
-            return EngineRefusal(f"torch.onnx does not take it: {_first_line(root)}", at)
+            return EngineRefusal(f"torch.onnx does not take it: {in_one_line(root)}", at)
         root = root.__cause__
 
 
@@ -164,8 +165,3 @@ def _node_at(trace: TracebackType | None) -> str:
         found = (canonical_name(node) if isinstance(node, fx.Node) else "") or found
         trace = trace.tb_next
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

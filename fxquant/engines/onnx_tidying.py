@@ -6,7 +6,7 @@ Transpose(DequantizeLinear(w, s, axis=0))  ⇒  DequantizeLinear(wᵀ, s, axis=1
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir
@@ -61,31 +61,26 @@ def _store_as_read(graph: Any) -> None:
         graph.remove(node, safe=True)
 
 
-class _Moved:
+class _Moved(NamedTuple):
     """Codes, scale and zero point after a move, and the axis that the qparams lie along."""
 
-    def __init__(self, arrays: list[Any], axis: int | None) -> None:
-        self.arrays, self.axis = arrays, axis
+    arrays: list[Any]
+    axis: int | None
 
 
 def _moved(node: Any) -> _Moved | None:
     """What a node makes of a dequantized constant that it alone reads; None for any other node."""
     source: Any = node.inputs[0] if node.inputs and node.op_type in _MOVES else None
     widening: Any = None if source is None else source.producer()
-    if (
-        widening is None
-        or widening.op_type != "DequantizeLinear"
-        or len(source.uses()) != 1
-        or source.is_graph_output()
-    ):
+    if widening is None or widening.op_type != "DequantizeLinear":
+        return None
+    if len(source.uses()) != 1 or source.is_graph_output():
         return None
     arrays: list[Any] = [_array(value) for value in widening.inputs]
     if arrays[0] is None or any(a is None and v is not None for a, v in zip(arrays, widening.inputs, strict=True)):
         return None
-    qparam_dims = arrays[1].ndim
-    axis = (
-        widening.attributes["axis"].as_int() % arrays[0].ndim if "axis" in widening.attributes and qparam_dims else None
-    )
+    has_axis = "axis" in widening.attributes and arrays[1].ndim > 0
+    axis = widening.attributes["axis"].as_int() % arrays[0].ndim if has_axis else None
     return _MOVES[node.op_type](node, arrays, axis)
 
 

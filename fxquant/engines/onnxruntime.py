@@ -9,15 +9,20 @@ from torch import Tensor, fx
 
 from fxquant.engines.engine import EngineModule, EngineRefusal
 from fxquant.engines.onnx import to_onnx
+from fxquant.errors import first_line
 
 
 def build(canonical: fx.GraphModule, leaves: tuple[Tensor, ...], *, threads: int) -> EngineModule:
     """The graph in a session on so many threads; sizes that it leaves open stay open. EngineRefusal."""
-    model = to_onnx(canonical, leaves)
+    return OnnxRuntimeModule(session_of(to_onnx(canonical, leaves).SerializeToString(), options_for(threads)))
+
+
+def session_of(model: bytes, options: SessionOptions) -> InferenceSession:
+    """The model in a session on the CPU. EngineRefusal where the runtime does not take it."""
     try:
-        return OnnxRuntimeModule(model.SerializeToString(), threads)
+        return InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of any kind: each status of the runtime is an exception class of its own
-        raise EngineRefusal(f"ONNX Runtime does not take it: {error}".splitlines()[0]) from error
+        raise EngineRefusal(f"ONNX Runtime does not take it: {first_line(error)}") from error
 
 
 class OnnxRuntimeModule(EngineModule):
@@ -25,11 +30,11 @@ class OnnxRuntimeModule(EngineModule):
 
     engine = "onnxruntime"
 
-    def __init__(self, model: bytes, threads: int) -> None:
+    def __init__(self, session: InferenceSession) -> None:
         super().__init__()
-        self._session = InferenceSession(model, _options(threads), providers=["CPUExecutionProvider"])
-        self._inputs = [(given.name, _DTYPES.get(given.type)) for given in self._session.get_inputs()]
-        self._outputs = [given.name for given in self._session.get_outputs()]
+        self._session = session
+        self._inputs = [(given.name, _DTYPES.get(given.type)) for given in session.get_inputs()]
+        self._outputs = [given.name for given in session.get_outputs()]
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         """See EngineModule."""
@@ -40,12 +45,13 @@ class OnnxRuntimeModule(EngineModule):
             given[name] = leaf.detach().resolve_neg().contiguous().numpy()
         try:
             results = self._session.run(self._outputs, given)
-        except Exception as error:  # of any kind, as in build
+        except Exception as error:  # of any kind, as in session_of
             raise RuntimeError(f"ONNX Runtime: {error}") from error
         return tuple(torch.from_numpy(result) for result in results)
 
 
-def _options(threads: int) -> SessionOptions:
+def options_for(threads: int) -> SessionOptions:
+    """So many threads, all optimizations, and nothing on stderr."""
     options = SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -12,13 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxruntime import InferenceSession
 from torch import Tensor, fx
 
-from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.exportable import canonical_name, exported
 from fxquant.engines.onnx import to_onnx
-from fxquant.engines.onnxruntime import _options
+from fxquant.engines.onnxruntime import options_for, session_of
 
 _KERNEL, _NODE = "_kernel_time", "node_"
 _MICRO = 1e-6
@@ -34,12 +32,9 @@ def node_times(
     names = {node.name: canonical_name(node) for node in exported(canonical, leaves, is_dynamic=True).graph.nodes}
     model = to_onnx(canonical, leaves)
     with tempfile.TemporaryDirectory() as folder:
-        options = _options(threads)
+        options = options_for(threads)
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
-        try:
-            session = InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # of any kind: every status of the runtime is an exception class of its own
-            raise EngineRefusal(f"ONNX Runtime does not take it: {error}".splitlines()[0]) from error
+        session = session_of(model.SerializeToString(), options)
         given = {one.name: leaf.numpy() for one, leaf in zip(session.get_inputs(), leaves, strict=True)}
         for _ in range(repeats + 1):
             session.run(None, given)

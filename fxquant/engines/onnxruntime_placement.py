@@ -21,10 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from fxquant.engines._openvino_grids import grid_of, put_back
-from fxquant.engines._openvino_moves import moved
+from fxquant import qdq
+from fxquant.engines.moves import moved
+from fxquant.engines.unrounding import put_back
 from fxquant.graphmodule import copied, drop_unused_modules
 from fxquant.graphs.snapshot import TensorInfo
+from fxquant.grids import grid_of
 from fxquant.values import known_value
 
 _CONVOLUTIONS = (
@@ -45,7 +47,7 @@ def placed(canonical: fx.GraphModule) -> fx.GraphModule:
 
 
 def _place(graph: fx.Graph, quantize: Any) -> None:
-    pairs = [user for user in quantize.users if grid_of(quantize) is not None and len(user.args) == 3]
+    pairs = [user for user in quantize.users if user.target is qdq.dequantize_per_tensor]
     readers = [user for pair in pairs for user in pair.users]
     if len(pairs) != len(quantize.users) or _is_convolved(quantize.args[0]) or _is_of_matrix(quantize.args[0]):
         return
@@ -60,7 +62,7 @@ def _place(graph: fx.Graph, quantize: Any) -> None:
 
 
 def _is_convolved(value: Any) -> bool:
-    """A convolution's result, or the relu or the sum of one."""
+    """A convolution's result, also behind a relu and ops that only move values."""
     if value.op == "call_function" and value.target in _CONVOLUTIONS:
         return True
     is_relu = value.target in _RELUS or type(_module(value)) in (torch.nn.ReLU, torch.nn.ReLU6, torch.nn.Hardtanh)

@@ -22,7 +22,7 @@ from fxquant.engines._openvino_export import decomposed
 from fxquant.engines._openvino_ops import extensions
 from fxquant.engines._openvino_session import Session
 from fxquant.engines._openvino_threads import on_fewest_threads
-from fxquant.engines.engine import EngineModule, EngineRefusal
+from fxquant.engines.engine import EngineModule, EngineRefusal, widened
 from fxquant.engines.exportable import canonical_name
 
 MOST_SHAPES = 4  # static graphs that are kept; each holds its own packed weights
@@ -67,7 +67,7 @@ def compiled(model: ov.Model, leaves: tuple[Tensor, ...], threads: int, **option
     try:
         return Session(_core().compile_model(model, "CPU", settings), leaves)
     except RuntimeError as error:
-        raise EngineRefusal(f"OpenVINO does not compile it: {_first_line(error)}", _named_in(str(error))) from error
+        raise EngineRefusal(f"OpenVINO does not compile it: {_telling_line(error)}", _named_in(str(error))) from error
 
 
 def runs_on_codes(session: Session) -> bool:
@@ -100,12 +100,7 @@ class OpenVINOModule(EngineModule):
         self._dtypes = tuple(leaf.dtype for leaf in leaves)
         self._first = self._compiled(leaves)
         self._sessions[_shapes(leaves)] = self._first
-        self.at_once = self._first
-
-    @property
-    def float_type(self) -> str:
-        """What float layers compute in: 'bfloat16' or 'float32'."""
-        return self._first.float_type
+        self.at_once, self.float_type = self._first, self._first.float_type
 
     def rows(self) -> dict[str, str]:
         """What each canonical node that runs computes in, read off the compiled graph."""
@@ -175,11 +170,10 @@ class OpenVINOModule(EngineModule):
 
 
 def _as(leaf: Tensor, dtype: torch.dtype, index: int) -> Tensor:
-    if leaf.dtype == dtype:
-        return leaf
-    if not leaf.is_floating_point() and not dtype.is_floating_point and torch.promote_types(leaf.dtype, dtype) == dtype:
-        return leaf.to(dtype)
-    raise RuntimeError(f"input {index} is {leaf.dtype}, the graph was compiled for {dtype}")
+    made = widened(leaf, dtype)
+    if made is None:
+        raise RuntimeError(f"input {index} is {leaf.dtype}, the graph was compiled for {dtype}")
+    return made
 
 
 def _shapes(leaves: tuple[Tensor, ...]) -> Shapes:
@@ -213,7 +207,7 @@ def _refusal(error: Exception, graph_module: fx.GraphModule) -> EngineRefusal:
     for node in graph_module.graph.nodes:
         if node.op == "call_function" and str(node.target) in named:
             return EngineRefusal(f"OpenVINO has no form of {node.target}", canonical_name(node))
-    return EngineRefusal(f"OpenVINO does not convert it: {_first_line(error)}", _named_in(str(error)))
+    return EngineRefusal(f"OpenVINO does not convert it: {_telling_line(error)}", _named_in(str(error)))
 
 
 def _named_in(text: str) -> str:
@@ -221,8 +215,8 @@ def _named_in(text: str) -> str:
     return found.group(1) if found else ""
 
 
-def _first_line(error: Exception) -> str:
-    """The last telling line of an error: OpenVINO's begin with where in its source they were raised."""
+def _telling_line(error: Exception) -> str:
+    """The first telling line of an error: OpenVINO's begin with where in its source they were raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not re.match(r"(Exception from|Check .* failed at)", line)]
     return (telling or lines or [type(error).__name__])[0]

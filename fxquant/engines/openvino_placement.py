@@ -28,9 +28,11 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fxquant import qdq
-from fxquant.engines._openvino_grids import FOLDED, Grid, grid_of, put_back
-from fxquant.engines._openvino_moves import JOINS, joined, moved, moves_codes_well
+from fxquant.engines._openvino_grids import for_kernels, without_clamps
+from fxquant.engines.moves import JOINS, joined, moved, moves_codes_well
+from fxquant.engines.unrounding import put_back
 from fxquant.graphmodule import copied, drop_unused_modules
+from fxquant.grids import Grid, grid_of
 from fxquant.origin import adopt
 
 LAYERS = (
@@ -131,29 +133,25 @@ class _Placing:
 
     def _on_codes(self, value: Any, grid: Grid) -> fx.Node:
         """The value on this grid: its pair stands before whatever only moves it."""
-        source = moved(value) if moves_codes_well(value) else None
         if _is_value(value):
-            found: fx.Node = value
-            return found
+            return value  # type: ignore[no-any-return]
+        source = moved(value) if moves_codes_well(value) else None
         if source is not None:
             value.update_arg(0, self._on_codes(source, self._grids.get(source, grid)))
-        elif value.target in JOINS and self._can_be_joined(value):
+        elif _is_join(value):
             value.update_arg(0, [self._on_codes(part, grid) for part in joined(value)])
         else:
-            return self._pair(value, grid.for_kernels)
+            return self._pair(value, for_kernels(grid))
         return value  # type: ignore[no-any-return]
-
-    def _can_be_joined(self, value: fx.Node) -> bool:
-        return bool(joined(value)) and all(isinstance(part, fx.Node) for part in joined(value))
 
     def _pair(self, value: fx.Node, grid: Grid) -> fx.Node:
         key = value, grid
         if key not in self._made:
-            source, grid, clamped = grid.without_clamps(value)
+            source, grid, gone = without_clamps(value, grid)
             with self.graph.inserting_after(value):
-                codes = adopt(self.graph.call_function(qdq.quantize_per_tensor, (source, *grid.limits)), value)
-            if clamped is not None:
-                codes.meta[FOLDED] = clamped
+                codes = adopt(self.graph.call_function(qdq.quantize_per_tensor, (source, *grid)), value)
+            if gone is not None:
+                codes.meta[qdq.FOLDED] = gone
             with self.graph.inserting_after(codes):
                 made = self.graph.call_function(qdq.dequantize_per_tensor, (codes, grid.scale, grid.zero_point))
             self._made[key] = adopt(made, value)
@@ -171,6 +169,11 @@ def _is_sum_with_convolution(node: Any) -> bool:
         and len(node.args) == 2
         and any(map(_is_convolution, node.args))
     )
+
+
+def _is_join(node: fx.Node) -> bool:
+    parts = joined(node) if node.target in JOINS else ()
+    return bool(parts) and all(isinstance(part, fx.Node) for part in parts)
 
 
 def _is_convolution(node: Any) -> bool:

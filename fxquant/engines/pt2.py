@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from fxquant import qdq
 from fxquant.engines import ops, recurrent_ops
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.exportable import exported, is_recurrent
 from fxquant.engines.silence import silence
+from fxquant.errors import in_one_line
 from fxquant.torch_ao import decomposed_ops
-
-_RANGE = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
 
 
 def to_exported_program(canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -> ExportedProgram:
@@ -31,9 +31,7 @@ def to_exported_program(canonical: fx.GraphModule, leaves: tuple[Tensor, ...]) -
         try:
             made: ExportedProgram = program.run_decompositions(_on_torch())
         except Exception as error:  # of any kind, as in torch.export itself
-            raise EngineRefusal(
-                f"torch.export does not take it: {type(error).__name__}: {error}".splitlines()[0]
-            ) from error
+            raise EngineRefusal(f"torch.export does not take it: {in_one_line(error)}") from error
     return made
 
 
@@ -45,10 +43,10 @@ def _on_torch() -> dict[Any, Callable[..., Any]]:
         return stock.quantize_per_tensor.default(x, scale, zero_point, low, high, dtype)
 
     def dequantize(codes: Tensor, scale: float, zero_point: int) -> Any:
-        return stock.dequantize_per_tensor.default(codes, scale, zero_point, *_RANGE[codes.dtype], codes.dtype)
+        return stock.dequantize_per_tensor.default(codes, scale, zero_point, *qdq.FULL[codes.dtype], codes.dtype)
 
     def dequantize_channels(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Any:
-        limits = (*_RANGE[codes.dtype], codes.dtype)
+        limits = (*qdq.FULL[codes.dtype], codes.dtype)
         return stock.dequantize_per_channel.default(codes, scale, zero_point, axis, *limits)
 
     def choose_qparams(x: Tensor, reduce_range: bool) -> Any:
@@ -60,7 +58,7 @@ def _on_torch() -> dict[Any, Callable[..., Any]]:
         return stock.quantize_per_tensor.tensor(x, scale, zero_point, low, high, dtype)
 
     def dequantize_by(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Any:
-        limits = (*_RANGE[codes.dtype], codes.dtype)
+        limits = (*qdq.FULL[codes.dtype], codes.dtype)
         return stock.dequantize_per_tensor.tensor(codes, scale, zero_point, *limits)
 
     return {

@@ -14,9 +14,10 @@ _LOCK = threading.RLock()  # warning filters and loggers belong to the whole pro
 
 
 @contextmanager
-def silence() -> Iterator[None]:
-    """Warnings and log lines of exporters are dropped inside the block; filters and levels are restored after it."""
-    loggers = [logging.getLogger(name) for name in _TALKERS]  # those below them ask them for their level
+def silence(*more: str) -> Iterator[None]:
+    """Warnings, and log lines of exporters and of `more`, are dropped inside the block; then all is as it was."""
+    talkers = dict.fromkeys((*_TALKERS, *more))  # loggers below them ask them for their level
+    loggers = [logging.getLogger(name) for name in talkers]
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before = [logger.level for logger in loggers]

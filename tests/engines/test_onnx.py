@@ -16,6 +16,7 @@ from torch import fx, nn
 import fxquant
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.onnx import to_onnx
+from support.formless import Bessel, Counts
 from support.models import MODELS
 
 
@@ -160,30 +161,12 @@ def test_a_narrow_range_is_kept():
 
 
 def test_a_refusal_names_the_node_and_the_line_stays_with_it():
-    class Bessel(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 4)
-
-        def forward(self, x):
-            return torch.special.bessel_j0(self.fc(x))
-
     with pytest.raises(EngineRefusal, match="bessel_j0") as caught:
         as_onnx(Bessel(), "int8", (torch.randn(2, 4),))
     assert caught.value.node == "special_bessel_j0"
 
 
 def test_state_is_refused_by_the_node_that_keeps_it():
-    class Counts(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 4)
-            self.register_buffer("calls", torch.zeros(()))
-
-        def forward(self, x):
-            self.calls.add_(1)
-            return self.fc(x)
-
     with pytest.raises(EngineRefusal, match="keeps a buffer's new value") as caught:
         as_onnx(Counts(), "int8-dynamic", (torch.randn(2, 4),))
     assert caught.value.node

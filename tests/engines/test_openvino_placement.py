@@ -12,8 +12,9 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import qdq
-from fxquant.engines._openvino_grids import Grid, grid_of
+from fxquant.engines._openvino_grids import for_kernels
 from fxquant.engines.openvino_placement import LAYERS, placed
+from fxquant.grids import Grid, grid_of
 from fxquant.numerics import sqnr_db
 from support.models import MODELS
 
@@ -124,7 +125,7 @@ def test_all_parts_of_a_concatenation_get_the_grid_of_its_reader() -> None:
     ],
 )
 def test_grids_become_those_of_the_kernels(limits: tuple[object, ...], expected: tuple[object, ...]) -> None:
-    got = Grid(*limits).for_kernels  # type: ignore[arg-type]
+    got = for_kernels(Grid(*limits))  # type: ignore[arg-type]
     assert got[1:] == expected[1:] and got.scale == pytest.approx(expected[0])
 
 

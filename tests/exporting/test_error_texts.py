@@ -16,19 +16,9 @@ from torch import nn
 
 import fxquant
 from fxquant.errors import FxQuantError
+from support.formless import Counts
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-
-
-class Counts(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(4, 4)
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x):
-        self.calls.add_(1)
-        return self.fc(x)
 
 
 def _missing(patch, folder):
@@ -57,7 +47,7 @@ def test_the_text_is_the_golden_one(name, monkeypatch, tmp_path):
     with pytest.raises(FxQuantError) as caught:
         TEXTS[name](monkeypatch, tmp_path)
     assert caught.value.code == name[:6] and not list(tmp_path.iterdir())
-    text = re.sub(r"\S*test_error_texts\.py:\d+", "net.py:LINE", str(caught.value)) + "\n"
+    text = re.sub(r"\S*formless\.py:\d+", "net.py:LINE", str(caught.value)) + "\n"
     path = GOLDEN / f"{name}.txt"
     if os.environ.get("FXQUANT_REGENERATE"):
         path.write_text(text, encoding="utf-8")

@@ -17,6 +17,7 @@ from fxquant import exporting
 from fxquant.errors import ContractError, EngineUnavailableError, FxQuantError, LoweringError, UsageError
 from fxquant.tools.cli import run
 from support.command import write_source
+from support.formless import Bessel
 
 
 class Net(nn.Module):
@@ -27,15 +28,6 @@ class Net(nn.Module):
     def forward(self, image, shift):
         features = self.conv(image).relu().mean((2, 3))
         return {"logits": self.head(features) + shift, "features": features}
-
-
-class Bessel(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.fc = nn.Linear(4, 4)
-
-    def forward(self, x):
-        return torch.special.bessel_j0(self.fc(x))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from fxquant.bounds.rounding import HALF
 from fxquant.numerics import sqnr_db
 from fxquant.passes._canonical import is_activation_quantize
 from fxquant.passes._native_graph import Lowered, NativeGraph
-from fxquant.passes.lower_native import _decided_float
+from fxquant.passes.lower_native import decided_float
 from fxquant.torch_ao import engine, quiet
 from support.compiling import ENGINES, compiled, run
 from support.small import AGREE, SMALL
@@ -204,7 +204,7 @@ def test_each_kernel_rounds_its_exact_result_once(name, target):
     """The step rule that the bounds rest on, per kernel. qnnpack's int32 bias is the only further error."""
     case, quantized = SMALL[name], compiled(SMALL[name], "int8", target=target)
     lost = {row.site for row in quantized.ledger.layers if row.code in ("FXQ504", "FXQ505")}
-    avoid = _decided_float(replace(quantized.program, graph_module=quantized.canonical))
+    avoid = decided_float(replace(quantized.program, graph_module=quantized.canonical))
     avoid |= {n: "by test" for n in quantized.canonical.graph.nodes if lost & set(n.meta.get("fxq_origin", ()))}
     with engine(target), quiet(), torch.no_grad():
         lowered = NativeGraph(quantized.canonical, target, avoid).build()

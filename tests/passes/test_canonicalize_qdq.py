@@ -13,10 +13,11 @@ from torch import nn
 
 import fxquant
 from fxquant import qdq
+from fxquant.grids import Grid, grid_of
 from fxquant.numerics import sqnr_db
 from fxquant.origin import origins
 from fxquant.passes._canonical import is_activation_quantize
-from fxquant.passes._canonical_ranges import Grid, folded, unrounded
+from fxquant.passes._canonical_ranges import folded, unrounded, within
 from fxquant.recipe import Recipe, RecipeRule
 from support.compiling import ENGINES
 from support.drawn_models import drawn, policy, static
@@ -74,7 +75,8 @@ def test_a_clamp_becomes_the_range_of_the_quantize_after_it(name):
     _, made, _ = quantizes(after)
     step = made.args[1]
     assert folded(made) == (low, high) and step <= min(node.args[1] for node in quantizes(before)[1:3]) * 1.001
-    assert low - step / 2 <= Grid.of(made).ends[0] <= low + step / 2 and Grid.of(made).ends[1] <= high + step / 2
+    grid = grid_of(made)
+    assert low - step / 2 <= grid.ends[0] <= low + step / 2 and grid.ends[1] <= high + step / 2
     with torch.no_grad():
         expected = model(x)
     assert sqnr_db(expected, after(x)) >= sqnr_db(expected, before(x)) - 0.1
@@ -193,9 +195,9 @@ SCALES = st.floats(1e-4, 1e3)
     seed=st.integers(0, 99),
 )
 def test_the_narrowed_grid_rounds_no_value_further_than_its_own_step(scale, zero_point, part, seed):
-    grid = Grid(scale, zero_point, 0, 255)
+    grid = Grid(scale, zero_point, 0, 255, torch.uint8)
     low, high = grid.ends[0] * part[0], grid.ends[1] * part[1]
-    made = grid.within(low, high) if low < high else None
+    made = within(grid, low, high) if low < high else None
     if made is None:
         assert low >= high
         return

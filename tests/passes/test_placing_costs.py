@@ -16,7 +16,7 @@ from fxquant.passes import _placing_clock, _placing_race
 from fxquant.passes._placing_clock import TooSlow, clocked
 from fxquant.passes._placing_native import measured
 from fxquant.passes._placing_race import raced, winner
-from fxquant.passes.lower_native import _decided_float
+from fxquant.passes.lower_native import decided_float
 from fxquant.placed import place_in, placed_as
 from fxquant.torch_ao import engine
 from support.placing import (
@@ -31,7 +31,7 @@ from support.small import SMALL
 def test_measured_times_are_of_the_kernels_and_leave_none_out():
     program = converted()
     with engine(TARGET), torch.no_grad():
-        costs = measured(program.graph_module, TARGET, program.example_leaves, _decided_float(program), seconds=2.0)
+        costs = measured(program.graph_module, TARGET, program.example_leaves, decided_float(program), seconds=2.0)
     for op in costs.problem.ops:
         unit = costs.found.units[op.name]
         is_computing = unit.nodes[0].op in ("call_function", "call_method", "call_module")

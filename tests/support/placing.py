@@ -18,7 +18,7 @@ from fxquant.passes._native_graph import NativeGraph
 from fxquant.passes._placeable import placeable
 from fxquant.passes._placing_native import measured
 from fxquant.passes._replaced import replaced
-from fxquant.passes.lower_native import LowerNative, _decided_float
+from fxquant.passes.lower_native import LowerNative, decided_float
 from fxquant.passes.place_precision import PlacePrecision
 from fxquant.program import Program
 from fxquant.torch_ao import engine
@@ -62,7 +62,7 @@ def converted(name: str = "") -> Program:
 
 def found_of(program: Program):
     with engine(TARGET):
-        lowered = NativeGraph(program.graph_module, TARGET, _decided_float(program)).build()
+        lowered = NativeGraph(program.graph_module, TARGET, decided_float(program)).build()
     return placeable(program.graph_module, lowered.native, lowered.fused)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -18,12 +19,12 @@ MODELS = "resnet18,resnet50,mobilenet_v2,encoder"
 
 
 @click.command()
-@click.option("--models", default=MODELS, show_default=True, help="Names of the zoo, with commas.")
-@click.option("--engine", "engine_name", default="x86", show_default=True)
+@options.models(MODELS)
+@options.engine
 @click.option("--rounds", default=7, show_default=True)
-@click.option("--quick", is_flag=True, help="The tests' small model sizes, few rounds: a smoke test, not a result.")
-@click.option("--tests", default=None, help="A checkout's tests folder.")
-@click.option("--json", "as_json", is_flag=True)
+@options.quick
+@options.tests
+@options.as_json
 def main(models: str, engine_name: str, rounds: int, quick: bool, tests: str | None, as_json: bool) -> None:
     """Loads at least 1.5 times as fast as rebuilding; at most 1.05 of the payload's bytes."""
     from fxquant.tools.bench.zoo import load_zoo, pick

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fxquant.qconfigs import ENGINES, PRESETS
+from fxquant.tools.bench import options
 
 ROWS = 16
 
@@ -38,8 +39,8 @@ class Tightness:
 @click.option("--models", default="", help="Comma-separated; all by default.")
 @click.option("--presets", default=",".join(PRESETS), show_default=True)
 @click.option("--engine", "engine_name", default="x86", show_default=True, type=click.Choice(ENGINES))
-@click.option("--tests", default=None, help="A checkout's tests folder.")
-@click.option("--json", "as_json", is_flag=True)
+@options.tests
+@options.as_json
 def main(models: str, presets: str, engine_name: str, tests: str | None, as_json: bool) -> None:
     """Bound and estimate against what is measured. A violated bound is an error: the exit status is 1."""
     from fxquant.tools.bench.zoo import load_zoo, pick

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 BATCH_SIZE = 64
@@ -113,7 +114,7 @@ def _load_digits() -> Any:
 @click.option("--epochs", default=10, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--preset", default="int8", show_default=True)
 @click.option("--target", default="auto", show_default=True)
-@click.option("--json", "as_json", is_flag=True)
+@options.as_json
 def main(seeds: tuple[int, ...], epochs: int, preset: str, target: str, as_json: bool) -> None:
     """Digits: int8 within half a point of float32, at most 0.30 of its size."""
     checks = [

@@ -6,18 +6,19 @@ from typing import Any
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 MODELS, ENGINES = "encoder,lstm,gru", "x86,onednn"
 
 
 @click.command()
-@click.option("--models", default=MODELS, show_default=True, help="Names of the zoo, with commas.")
+@options.models(MODELS)
 @click.option("--engines", default=ENGINES, show_default=True, help="Names of engines, with commas.")
 @click.option("--rounds", default=15, show_default=True)
-@click.option("--quick", is_flag=True, help="The tests' small model sizes, few rounds: a smoke test, not a result.")
-@click.option("--tests", default=None, help="A checkout's tests folder.")
-@click.option("--json", "as_json", is_flag=True)
+@options.quick
+@options.tests
+@options.as_json
 def main(models: str, engines: str, rounds: int, quick: bool, tests: str | None, as_json: bool) -> None:
     """'int8-dynamic': latency at most 1.02 of eager mode's, at batch 1 and 16, and no more noise."""
     from fxquant.tools.bench.zoo import load_zoo, pick

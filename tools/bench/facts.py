@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ CASES = ("inplace_add", "shared_linear", "grouped_transpose_norm")
 
 
 @click.command()
-@click.option("--engine", "engine_name", default="x86", show_default=True)
-@click.option("--tests", default=None, help="A checkout's tests folder.")
-@click.option("--json", "as_json", is_flag=True)
+@options.engine
+@options.tests
+@options.as_json
 def main(engine_name: str, tests: str | None, as_json: bool) -> None:
     """In-place, shared-module and grouped-ConvTranspose-BN: fxquant within a step of the twin's error, raw FX not."""
     from fxquant.tools.bench.zoo import load_zoo

@@ -17,6 +17,7 @@ from fxquant.graphs.analysis import analyse
 from fxquant.graphs.diffing import diff
 from fxquant.graphs.snapping import snapshot
 from fxquant.graphs.snapshot import GraphSnapshot
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 NODES, DRAWN = 10_000, 1_500
@@ -24,7 +25,7 @@ NODES, DRAWN = 10_000, 1_500
 
 @click.command()
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 100), help="The best of so many counts.")
-@click.option("--json", "as_json", is_flag=True)
+@options.as_json
 def main(rounds: int, as_json: bool) -> None:
     """Snapshot and diff of two graphs of 10,000 nodes: under 1 s and 200 MiB. DOT of 1,500 nodes: under 0.2 s."""
     before, after = _residual_chain(NODES), _residual_chain(NODES, odd=frozenset(range(250, NODES, 500)))

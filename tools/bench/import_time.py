@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from fxquant.comparing.timing import Timing, interleaved_once
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 HELP = "import sys; sys.argv = ['fxquant', '--help']\nfrom fxquant.tools.cli import main\n"
@@ -17,7 +18,7 @@ TELL = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules
 
 @click.command()
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--json", "as_json", is_flag=True)
+@options.as_json
 def main(rounds: int, as_json: bool) -> None:
     """`fxquant --help` under 0.3 s without torch; `import fxquant` at most 0.2 s over `import torch`."""
     commands = {"help": HELP + "main()", "torch": "import torch", "fxquant": "import torch, fxquant"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -17,14 +18,14 @@ TARGETS = {"mobilenet_v2": 0.60, "resnet18": 0.95}  # of stock FX's time on its 
 
 
 @click.command()
-@click.option("--models", default=",".join(TARGETS), show_default=True, help="Names of the zoo, with commas.")
+@options.models(",".join(TARGETS))
 @click.option("--engines", default="x86,onednn", show_default=True, help="Engines of both sides, with commas.")
-@click.option("--batches", default=4, show_default=True, type=click.IntRange(min=1), help="Calibration batches.")
-@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(min=1))
+@options.batches
+@options.batch_size
 @click.option("--rounds", default=60, show_default=True, type=click.IntRange(min=1))
-@click.option("--quick", is_flag=True, help="The tests' small model sizes, few rounds: a smoke test, not a result.")
-@click.option("--tests", default=None, help="A checkout's tests folder.")
-@click.option("--json", "as_json", is_flag=True)
+@options.quick
+@options.tests
+@options.as_json
 def main(
     models: str,
     engines: str,

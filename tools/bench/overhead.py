@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ TARGETS = "native,onnxruntime,openvino"
 @click.command()
 @click.option("--targets", "named", default=TARGETS, show_default=True, help="Names of targets, with commas.")
 @click.option("--rounds", default=400, show_default=True, type=click.IntRange(min=1), help="Of ten calls each.")
-@click.option("--json", "as_json", is_flag=True)
+@options.as_json
 def main(named: str, rounds: int, as_json: bool) -> None:
     """A call of a tiny model at most 30 µs longer than its graph alone. Targets that are not here are left out."""
     from fxquant import targets

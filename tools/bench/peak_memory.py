@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from fxquant.tools.bench import options
+
 
 def peak_bytes() -> int:
     """This process's high-water mark. VmHWM where there is one: ru_maxrss starts at the parent's size after a fork."""
@@ -21,9 +23,9 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def measure_apart(model: str, side: str, options: tuple[str, ...]) -> dict[str, int]:
+def measure_apart(model: str, side: str, arguments: tuple[str, ...]) -> dict[str, int]:
     """`before_bytes` (model and batches are there) and `peak_bytes`, from a fresh interpreter."""
-    command = (sys.executable, "-m", "fxquant.tools.bench.peak_memory", "--model", model, "--side", side, *options)
+    command = (sys.executable, "-m", "fxquant.tools.bench.peak_memory", "--model", model, "--side", side, *arguments)
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise click.ClickException(f"{side} on {model} failed in its process:\n{finished.stderr[-2000:]}")
@@ -34,11 +36,11 @@ def measure_apart(model: str, side: str, options: tuple[str, ...]) -> dict[str, 
 @click.command()
 @click.option("--model", default="resnet18", show_default=True)
 @click.option("--side", type=click.Choice(("fxquant", "raw")), default="fxquant", show_default=True)
-@click.option("--engine", "engine_name", default="x86", show_default=True)
-@click.option("--batches", default=4, show_default=True)
-@click.option("--batch-size", default=8, show_default=True)
-@click.option("--quick", is_flag=True, help="The tests' small model sizes.")
-@click.option("--tests", default=None, help="A checkout's tests folder.")
+@options.engine
+@options.batches
+@options.batch_size
+@options.quick
+@options.tests
 def main(
     model: str, side: str, engine_name: str, batches: int, batch_size: int, quick: bool, tests: str | None
 ) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ FASTER, LOST_POINTS = 1.5, 1.0
 
 
 @click.command()
-@click.option("--models", default="resnet18", show_default=True, help="Names of the zoo, with commas.")
+@options.models("resnet18")
 @click.option("--macs", default=0.5, show_default=True, help="The share of the MACs that may remain.")
 @click.option("--importance", default="l2", show_default=True)
 @click.option("--round-to", default=16, show_default=True, help="16 floats fill a register of AVX-512.")
@@ -28,9 +29,9 @@ FASTER, LOST_POINTS = 1.5, 1.0
 @click.option("--rounds", default=15, show_default=True)
 @click.option("--epochs", default=5, show_default=True, help="Of fine-tuning, on digits.")
 @click.option("--seeds", default=3, show_default=True, help="Nets on digits.")
-@click.option("--quick", is_flag=True, help="The tests' small model sizes, few rounds: a smoke test, not a result.")
-@click.option("--tests", default=None, help="A checkout's tests folder.")
-@click.option("--json", "as_json", is_flag=True)
+@options.quick
+@options.tests
+@options.as_json
 def main(
     models: str,
     macs: float,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ activation = { num_bits = 8 }
 @click.option("--rounds", default=9, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--quick", is_flag=True, help="One model, few rounds, a small ResNet: a smoke test, not a result.")
-@click.option("--tests", default=None, help="A checkout's tests folder.")
-@click.option("--json", "as_json", is_flag=True)
+@options.tests
+@options.as_json
 def main(seeds: int, rounds: int, threads: int, quick: bool, tests: str | None, as_json: bool) -> None:
     """At least 80 % of the points come back; a step takes at most 1.15 of raw prepare_qat_fx's."""
     import torch

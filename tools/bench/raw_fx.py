@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -16,14 +17,14 @@ MODELS = "resnet18,mobilenet_v2,encoder"
 
 
 @click.command()
-@click.option("--models", default=MODELS, show_default=True, help="Names of the zoo, with commas.")
-@click.option("--engine", "engine_name", default="x86", show_default=True)
-@click.option("--batches", default=4, show_default=True, help="Calibration batches.")
-@click.option("--batch-size", default=8, show_default=True)
+@options.models(MODELS)
+@options.engine
+@options.batches
+@options.batch_size
 @click.option("--rounds", default=15, show_default=True, help="Latency rounds; compile time takes a fifth of them.")
-@click.option("--quick", is_flag=True, help="The tests' small model sizes, few rounds: a smoke test, not a result.")
-@click.option("--tests", default=None, help="A checkout's tests folder.")
-@click.option("--json", "as_json", is_flag=True)
+@options.quick
+@options.tests
+@options.as_json
 def main(
     models: str,
     engine_name: str,
@@ -39,15 +40,15 @@ def main(
     from fxquant.tools.bench.zoo import load_zoo, pick
 
     rounds = min(rounds, 5) if quick else rounds
-    options: tuple[str, ...] = ("--engine", engine_name, "--batches", str(batches), "--batch-size", str(batch_size))
-    options += ("--quick",) * quick + (("--tests", tests) if tests else ())
+    arguments: tuple[str, ...] = ("--engine", engine_name, "--batches", str(batches), "--batch-size", str(batch_size))
+    arguments += ("--quick",) * quick + (("--tests", tests) if tests else ())
     checks: list[Check] = []
     for name, case in pick(load_zoo(tests), models).items():
         job = Job(case.make(full=not quick), case.batches(batches, batch_size, full=not quick), engine_name)
         checks += _quality_and_latency(name, job, case, full=not quick, rounds=rounds)
         checks += _compile_time(name, job, rounds=max(3, rounds // 5))
         del job
-        checks += _memory(name, options)
+        checks += _memory(name, arguments)
     show(f"raw FX, {engine_name}, batches {batches}×{batch_size}", checks, as_json=as_json)
 
 
@@ -85,10 +86,10 @@ def _compile_time(name: str, job: Job, *, rounds: int) -> list[Check]:
     return [Check(f"{name}: compile time / raw", "at most", 1.5, found.median, "", f"{medians}; ratio {found}")]
 
 
-def _memory(name: str, options: tuple[str, ...]) -> list[Check]:
+def _memory(name: str, arguments: tuple[str, ...]) -> list[Check]:
     from fxquant.tools.bench.peak_memory import measure_apart
 
-    found = {side: measure_apart(name, side, options) for side in ("fxquant", "raw")}
+    found = {side: measure_apart(name, side, arguments) for side in ("fxquant", "raw")}
     over = found["fxquant"]["peak_bytes"] / found["raw"]["peak_bytes"]
     told = "; ".join(
         f"{side} {sizes['peak_bytes'] / 2**20:.0f} MiB, of which quantizing "

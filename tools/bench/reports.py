@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 from fxquant.tools.bench.zoo import load_zoo, pick
 
@@ -24,7 +25,7 @@ MOST_SECONDS, MOST_MEGABYTES = 15.0, 5.0
 @click.argument("name", default="resnet50")
 @click.option("--small", is_flag=True, help="The model as the tests have it, not at its field's size.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Keep the report.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.as_json
 def main(name: str, small: bool, output: Path | None, as_json: bool) -> None:
     """Write the report of a zoo model and say what it took."""
     model, compiled = _compiled(name, full=not small)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ MODELS = "resnet18,encoder"
 
 
 @click.command()
-@click.option("--models", default=MODELS, show_default=True, help="Names of the zoo, with commas.")
-@click.option("--engine", "engine_name", default="x86", show_default=True)
+@options.models(MODELS)
+@options.engine
 @click.option("--budget", default=0.5, show_default=True, help="Share of the MACs that low rank leaves.")
 @click.option("--method", default="weight", show_default=True, help="weight (k×k, 1×1) or spatial (k×1, 1×k).")
 @click.option("--rounds", default=10, show_default=True)
-@click.option("--quick", is_flag=True, help="The tests' small model sizes, few rounds: a smoke test, not a result.")
-@click.option("--tests", default=None, help="A checkout's tests folder.")
-@click.option("--json", "as_json", is_flag=True)
+@options.quick
+@options.tests
+@options.as_json
 def main(
     models: str,
     engine_name: str,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fxquant.tools.bench import options
 from fxquant.tools.bench.report import Check, show
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ TARGETS = {
 
 @click.command()
 @click.option("--model", "name", default="encoder", show_default=True, help="A name of the zoo.")
-@click.option("--engine", "engine_name", default="x86", show_default=True)
+@options.engine
 @click.option("--rounds", default=15, show_default=True)
-@click.option("--quick", is_flag=True, help="The tests' small model size, few rounds: a smoke test, not a result.")
-@click.option("--tests", default=None, help="A checkout's tests folder.")
-@click.option("--json", "as_json", is_flag=True)
+@options.quick
+@options.tests
+@options.as_json
 def main(name: str, engine_name: str, rounds: int, quick: bool, tests: str | None, as_json: bool) -> None:
     """Saved size: int8 weights at most 0.27 of float32, int4 at most 0.15; latency against float at batch 1."""
     from fxquant.sizes import size_bytes

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fxquant.tools.bench import options
+
 if TYPE_CHECKING:
     from fxquant.tools.bench.peers.measured import Result
     from fxquant.tools.bench.peers.sides import Side
@@ -38,7 +40,7 @@ QUICK = ("lstm", "float-eager,fx-onednn,fxquant-onednn")
 @click.option("--rounds", default=15, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 1024))
 @click.option("--quick", is_flag=True, help="A tiny model, few sides and rounds: a smoke test, not a result.")
-@click.option("--tests", default=None, help="A checkout's tests folder.")
+@options.tests
 @click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), help="A file of --json, not a run.")
 @click.option("--json", "target", type=_PLACE, callback=_in_a_folder, help="Write all numbers here.")
 @click.option("--chart", type=_PLACE, callback=_in_a_folder, help="Draw the ratios here (.svg or .png).")
