@@ -21,6 +21,7 @@ from fxquant import aliasing, float_formats, groups, qdq
 from fxquant.engines import forms, ops
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.silence import silence
+from fxquant.engines.ties import normalize_ties
 from fxquant.engines.widening import widen_placed
 from fxquant.graphmodule import copied
 from fxquant.graphs.snapshot import TensorInfo
@@ -97,6 +98,7 @@ def exportable(canonical: fx.GraphModule) -> fx.GraphModule:
     """A copy of the graph on ops of the dispatcher; the given one stays as it is. EngineRefusal where there is none."""
     made = copied(canonical)
     widen_placed(made)
+    normalize_ties(made)
     _set_apart(made)
     for node in made.graph.nodes:
         node.meta["custom"] = {_NODE: node.name}
