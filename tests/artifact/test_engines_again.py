@@ -15,9 +15,21 @@ from support.asserts import assert_same
 from support.compiling import compiled
 from support.models import MODELS
 
-TARGETS = ("openvino", "onnxruntime")
-PRESETS = ("int8", "int8-dynamic")
-OF_ZOO = ("mlp", "lstm", "two_inputs", "inplace_view", "shared_conv_norm")
+OF_ZOO = [
+    *(
+        ("inplace_view", target, preset)
+        for target in ("openvino", "onnxruntime")
+        for preset in ("int8", "int8-dynamic")
+    ),
+    ("lstm", "openvino", "int8"),
+    ("lstm", "onnxruntime", "int8-dynamic"),
+]
+SHARED = [
+    ("triplet", "openvino", "int8"),
+    ("triplet", "openvino", "int8-dynamic"),
+    ("triplet", "onnxruntime", "int8"),
+    ("pyramid", "openvino", "int8"),
+]
 
 
 class Triplet(nn.Module):
@@ -66,9 +78,7 @@ def loaded_again(ours: fxquant.CompiledModel, target: str, folder: Path) -> fxqu
     return found
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", OF_ZOO)
+@pytest.mark.parametrize(("name", "target", "preset"), OF_ZOO)
 def test_a_model_of_the_zoo_gives_the_same_bits_from_its_file(name, target, preset, tmp_path):
     case = MODELS[name]
     ours = compiled(case, preset, target=target)
@@ -77,9 +87,7 @@ def test_a_model_of_the_zoo_gives_the_same_bits_from_its_file(name, target, pres
     assert_same(found(*args), ours(*args))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", OF_USERS)
+@pytest.mark.parametrize(("name", "target", "preset"), SHARED)
 def test_layers_that_several_inputs_go_through_give_the_same_bits_from_a_file(name, target, preset, tmp_path):
     kind, inputs = OF_USERS[name]
     torch.manual_seed(0)
