@@ -30,7 +30,7 @@ from fxquant.options import check_options, check_schedule
 from fxquant.pipeline import Observer, Pass, PassRecord, Pipeline, after
 from fxquant.policy import read_policy
 from fxquant.program import Program, Stage
-from fxquant.racing import SECONDS, race_for
+from fxquant.racing import SECONDS, race_for, unraced
 from fxquant.registry import make
 from fxquant.request import CaptureRequest
 from fxquant.rounds import Rounds, Start
@@ -164,6 +164,8 @@ def compile(  # type: ignore[misc]  # the overloads tell the modes apart, and le
     ledger = Ledger.of(model.ledger.state()) if isinstance(model, TrainableModel) else Ledger()
     named = target if passes is None else check_aim(passes, target)
     race = race_for(race_targets, race_seconds) if named == targets.AUTO and passes is None else None
+    if told := unraced(target, race_targets, race_seconds, is_own=passes is not None):
+        ledger.notice("FXQ513", told)
     resolution = resolved(named, ledger, is_strict=strict)
     with ExitStack() as stack:
         stack.enter_context(_compiler(resolution.engine))

@@ -171,6 +171,14 @@ def race_for(names: Sequence[str] | None, seconds: float) -> Race | None:
     return Race(named, seconds, allowed is None or NATIVE in allowed) if seconds > 0 and named else None
 
 
+def unraced(target: str, names: Sequence[str] | None, seconds: float, *, is_own: bool) -> str:
+    """Why what was said of a race does nothing here; '' where nothing was said. `is_own`: of the caller's pipeline."""
+    said = {"race_targets": names is not None, "race_seconds": seconds not in (SECONDS, 0)}
+    given = " and ".join([name for name, is_given in said.items() if is_given])
+    why = f"target={target!r} is named" if target != targets.AUTO else "a pipeline of your own has one target"
+    return f"no race: {why}, and {given} is for target='auto'" if given and (is_own or target != targets.AUTO) else ""
+
+
 def allowed_targets() -> tuple[str, ...] | None:
     """What the environment lets `auto` choose among; None: all."""
     value = os.environ.get(VARIABLE, "").strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from fxquant.errors import LoweringError
@@ -19,7 +21,13 @@ def recorded_call(target: str, by: str) -> LoweringError:
 def refused_call(code: str, what: str, leaves: tuple[torch.Tensor, ...], error: Exception, hint: str) -> LoweringError:
     """What the engine said of these inputs, in the user's words."""
     told = ", ".join(f"{str(leaf.dtype).removeprefix('torch.')}{_shape(leaf)} on {leaf.device}" for leaf in leaves)
-    return LoweringError(code, f"{what} on ({told}): {error}", hint=hint)
+    return LoweringError(code, f"{what} on ({told}): {_telling(error)}", hint=hint)
+
+
+def _telling(error: Exception) -> str:
+    """Its text, without what torch's dispatcher adds: what it advises its makers, and its table of kernels."""
+    told = str(error).strip()
+    return re.split(r" This could be because |\n\n|\nException raised from ", told, maxsplit=1)[0].strip()
 
 
 def _shape(leaf: torch.Tensor) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from fxquant import float_formats, groups, qdq
-from fxquant.aliasing import store
+from fxquant.aliasing import rewritten, store
 from fxquant.calibration import run_on_few
 from fxquant.graphs.snapshot import TensorInfo
 from fxquant.origin import origins
@@ -96,8 +96,8 @@ def complete_values(graph_module: fx.GraphModule, traced: Values, *, may_run: bo
 
 
 def _is_of_tuple(node: fx.Node) -> bool:
-    """May it give a tuple, or an element of one? Then it and its elements share origins."""
-    return any(one.target is operator.getitem for one in (node, *node.users))
+    """May it give a tuple, or an element of one? Then it and its elements share origins. x[:, 0] is of a tensor."""
+    return any(one.target is operator.getitem and type(one.args[1]) is not tuple for one in (node, *node.users))
 
 
 def _value(node: fx.Node, graph_module: fx.GraphModule, may_run: bool) -> Any:
@@ -122,6 +122,9 @@ def _value(node: fx.Node, graph_module: fx.GraphModule, may_run: bool) -> Any:
 
 def _by_rule(node: fx.Node, sources: list[Any]) -> Any:
     """What the ops that conversion puts in give, by their inputs alone; None for all others."""
+    if node.target is rewritten:  # its members, as they are after the write
+        members: Any = node.args[2]
+        return tuple(member.meta.get(_VALUE) if isinstance(member, fx.Node) else None for member in members)
     match sources:
         case [TensorInfo(), *_] if node.target is groups.dequantize_groups:
             return TensorInfo("float32", node.args[4])  # type: ignore[arg-type]

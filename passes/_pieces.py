@@ -22,9 +22,10 @@ from typing import Any
 
 from torch import fx
 
-from fxquant.aliasing import store
+from fxquant.aliasing import rewritten, store
 from fxquant.engines.engine import EngineRefusal
 from fxquant.graphs.snapshot import TensorInfo
+from fxquant.passes._shared_memory import views_behind
 from fxquant.values import known_value
 
 _PLAIN_METHODS = frozenset({"size", "dim", "numel", "stride", "is_floating_point"})
@@ -144,13 +145,18 @@ def is_plain(node: fx.Node) -> bool:
 
 
 def widened(canonical: fx.GraphModule, node: fx.Node) -> Iterator[fx.Node]:
-    """The values that must leave the engine for `node` to leave it: itself, or the readers of a number."""
+    """The values that must leave the engine for `node` to leave it: itself, or the readers of a number.
+
+    With a write through views go the views: what an engine hands out is memory of its own, and the write would miss it.
+    """
     cut = Cut(canonical, frozenset())
     owner = node
     while is_element(owner):
         owner = owner.all_input_nodes[0]
     if cut.is_value(owner):
         yield owner
+        if owner.target is rewritten:
+            yield from (view for view in views_behind(canonical, owner) if cut.is_value(view))
     else:
         yield from (reader for reader in cut.readers(owner) if reader.op != "output")
 

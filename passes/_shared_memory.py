@@ -7,6 +7,8 @@ With a quantize and dequantize between the two, v would be memory of its own, an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import fx
 
 from fxquant.aliasing import rewritten
@@ -17,17 +19,28 @@ from fxquant.structure import map_leaves
 
 def in_shared_memory(graph_module: fx.GraphModule) -> frozenset[str]:
     """Names of the values that writes look at, and of what those are views of."""
+    return frozenset(node.name for node in _behind(graph_module, graph_module.graph.nodes))
+
+
+def views_behind(graph_module: fx.GraphModule, write: fx.Node) -> tuple[fx.Node, ...]:
+    """The views that a write looks at, and those that they are views of: who computes the write has to make them."""
+    found = _behind(graph_module, (write,))
+    return tuple(node for node, sources in found.items() if sources)
+
+
+def _behind(graph_module: fx.GraphModule, writes: Iterable[fx.Node]) -> dict[fx.Node, tuple[fx.Node, ...]]:
+    """What these writes look at, through all views, and what each of it is a view of."""
     aliases = Aliases(graph_module, {})
-    found: dict[fx.Node, None] = {}
-    waiting = [source for node in graph_module.graph.nodes for source in _looked_at(node)]
+    found: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    waiting = [source for node in writes for source in _looked_at(node)]
     while waiting:
         node = waiting.pop()
         if node in found:
             continue
-        found[node] = None
-        if node.target is not rewritten and not _is_fused(graph_module, node):
-            waiting += aliases.sources(node)
-    return frozenset(node.name for node in found)
+        is_base = node.target is rewritten or _is_fused(graph_module, node)
+        found[node] = () if is_base else tuple(aliases.sources(node))
+        waiting += found[node]
+    return found
 
 
 def read_unobserved(graph_module: fx.GraphModule, shared: frozenset[str]) -> None:

@@ -47,6 +47,10 @@ def load(
 ) -> CompiledModel:
     """A compiled model that `compiled.save(path)` wrote: the same numbers, bit for bit, on the same engine.
 
+    That holds on one machine with one number of threads, on engines outside torch too: they compile the same graph
+    again. One that takes only pieces of a graph, between which it is not known what shapes are handed on (no op runs to
+    find out), gives way to torch's own with FXQ512; its numbers are another engine's then.
+
     Args:
         path: the file. It may come from anyone: no code in it is executed, every byte of it is checked, and no op of
             its graph runs before you call the model (weights are dequantized and packed).

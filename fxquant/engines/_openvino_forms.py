@@ -19,8 +19,9 @@ from torch import Tensor, fx, nn
 
 from fxquant import qdq
 from fxquant.engines import _openvino_recurrent, forms
+from fxquant.graphs.snapshot import TensorInfo
 from fxquant.origin import adopt
-from fxquant.values import fetched
+from fxquant.values import fetched, known_value
 
 
 def write_forms(graph_module: fx.GraphModule, *, has_codes: bool = False) -> None:
@@ -32,12 +33,29 @@ def write_forms(graph_module: fx.GraphModule, *, has_codes: bool = False) -> Non
             continue
         if node.target is qdq.dequantize_per_tensor and _is_dynamic(node.args[0]):
             node.replace_all_uses_with(node.args[0].args[0])
+        elif node.target is F.linear and _is_vector(node.args[0]):
+            _write_row(graph_module, node)
         elif node.target in _openvino_recurrent.LAYERS:
             _write_layer(graph_module, node, has_codes=has_codes)
         elif node.target in forms.CELLS:
             node.args = (*node.args[:-2], False, False)
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
+
+
+def _is_vector(value: Any) -> bool:
+    known = known_value(value)
+    return isinstance(known, TensorInfo) and len(known.shape) == 1
+
+
+def _write_row(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    """linear(x) of a vector ⇒ flatten(linear(unsqueeze(x, 0))): its kernels give a row, and say that it is a vector."""
+    with graph_module.graph.inserting_before(node):
+        row = adopt(graph_module.graph.call_function(torch.unsqueeze, (node.args[0], 0)), node)
+    node.update_arg(0, row)
+    with graph_module.graph.inserting_after(node):
+        flat = adopt(graph_module.graph.call_function(torch.flatten, (node,)), node)
+    node.replace_all_uses_with(flat, delete_user_cb=lambda user: user is not flat)
 
 
 def _is_dynamic(codes: Any) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 import re
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +21,13 @@ from fxquant import aliasing, float_formats, groups, qdq
 from fxquant.engines import forms, ops
 from fxquant.engines.engine import EngineRefusal
 from fxquant.engines.silence import silence
+from fxquant.engines.ties import normalize_ties
 from fxquant.engines.widening import widen_placed
 from fxquant.errors import in_one_line
 from fxquant.graphmodule import copied
+from fxquant.graphs.snapshot import TensorInfo
 from fxquant.packing import is_packed
-from fxquant.values import fetched
+from fxquant.values import fetched, known_value, note_value
 
 _NODE = "fxq_canonical"  # within meta['custom'], which torch's tracers carry along
 
@@ -92,6 +95,7 @@ def exportable(canonical: fx.GraphModule) -> fx.GraphModule:
     """A copy of the graph on ops of the dispatcher; the given one stays as it is. EngineRefusal where there is none."""
     made = copied(canonical)
     widen_placed(made)
+    normalize_ties(made)
     _set_apart(made)
     for node in made.graph.nodes:
         node.meta["custom"] = {_NODE: node.name}
@@ -223,6 +227,30 @@ def _memory(graph_module: fx.GraphModule, node: Any) -> None:
     raise EngineRefusal(f"it {told}, and an engine's graph has no state and no views", node.name)
 
 
+def _write(graph_module: fx.GraphModule, node: Any) -> None:
+    """v = y[i]; rewritten(v, value, (y, v))   ⇒   y1 = with_item(y, i, value), v1 = y1[i]; refused for other views."""
+    view, value, members = node.args
+    if not _is_plain_view(view) or any(member not in (view, view.args[0]) for member in members):
+        _memory(graph_module, node)
+    base, index = view.args
+    with graph_module.graph.inserting_before(node):
+        new = _like(graph_module.graph.call_function(aliasing.with_item, (base, index, value)), node)
+        item = _like(graph_module.graph.call_function(operator.getitem, (new, index)), node)
+    note_value(new, known_value(base))
+    note_value(item, known_value(view))
+    for user in list(node.users):
+        user.replace_all_uses_with(item if members[user.args[1]] is view else new)
+
+
+def _is_plain_view(node: Any) -> bool:
+    """An index of a tensor that copies nothing: numbers, slices of numbers, None and '...'."""
+    if node.target is not operator.getitem or not isinstance(known_value(node.args[0]), TensorInfo):
+        return False
+    parts = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    ends = [(part.start, part.stop, part.step) if isinstance(part, slice) else (part,) for part in parts]
+    return all(end is None or end is ... or type(end) is int for several in ends for end in several)
+
+
 def _like(made: fx.Node, node: fx.Node) -> fx.Node:
     made.meta["custom"] = node.meta["custom"]
     return made
@@ -245,7 +273,7 @@ _WRITTEN: dict[Any, Callable[[fx.GraphModule, fx.Node], None]] = {
     float_formats.dequantize_floats: _dequantize_floats,
     F.embedding: _embedding,
     aliasing.store: _memory,
-    aliasing.rewritten: _memory,
+    aliasing.rewritten: _write,
     **dict.fromkeys(forms.LAYERS, _layer),
     **dict.fromkeys(forms.CELLS, _cell),
 }

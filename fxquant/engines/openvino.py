@@ -204,10 +204,20 @@ def _refusal(error: Exception, graph_module: fx.GraphModule) -> EngineRefusal:
         r"Failed to convert operation '?([\w:.]+)|While (?:converting|validating) .*?\b([\w:.]+\.\w+)", str(error)
     )
     named += [name for pair in failed for name in pair if name]
+    at_fault = set(re.findall(r"during conversion of operation (\w+)/", str(error)))  # nodes of the graph
+    has_complex = "ComplexTypeMark" in str(error)  # it tells of its own type, and of some op that reads one
     for node in graph_module.graph.nodes:
-        if node.op == "call_function" and str(node.target) in named:
+        is_named = _is_complex(node) if has_complex else node.name in at_fault or str(node.target) in named
+        if node.op == "call_function" and is_named:
+            if has_complex:  # of the whole graph: its pieces would have to hand complex numbers to it
+                return EngineRefusal(f"OpenVINO has no form of {node.target} here: it computes no complex numbers")
             return EngineRefusal(f"OpenVINO has no form of {node.target}", canonical_name(node))
     return EngineRefusal(f"OpenVINO does not convert it: {_telling_line(error)}", _named_in(str(error)))
+
+
+def _is_complex(node: fx.Node) -> bool:
+    values = (one.meta.get("val") for one in (node, *node.all_input_nodes))
+    return any(isinstance(value, Tensor) and value.is_complex() for value in values)
 
 
 def _named_in(text: str) -> str:
@@ -218,5 +228,7 @@ def _named_in(text: str) -> str:
 def _telling_line(error: Exception) -> str:
     """The first telling line of an error: OpenVINO's begin with where in its source they were raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not re.match(r"(Exception from|Check .* failed at)", line)]
+    telling = [
+        line for line in lines if not re.match(r"(Exception from|Check .* failed at|FrontEnd API failed with)", line)
+    ]
     return (telling or lines or [type(error).__name__])[0]

@@ -57,3 +57,19 @@ def test_an_argument_of_the_wrong_kind_is_named(name: str, value: Any) -> None:
     assert caught.value.code == "FXQ111"
     assert caught.value.message.startswith(f"{name}=")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"target": "onednn", "race_targets": ["openvino"]}, "target='onednn' is named, and race_targets is"),
+        ({"target": "onednn", "race_seconds": 0.5}, "target='onednn' is named, and race_seconds is"),
+        ({"passes": fxquant.default_pipeline(), "race_targets": []}, "a pipeline of your own has one target"),
+        ({"target": "onednn", "race_seconds": 0}, ""),  # no race is what it gets
+    ],
+)
+def test_how_to_race_is_no_silent_wish_where_nothing_races(options: dict[str, Any], told: str) -> None:
+    model, data = nn.Sequential(nn.Linear(4, 4)).eval(), torch.rand(4, 4)
+    ledger = fxquant.compile(model, "int8", calibration_data=data, **options).ledger
+    said = [notice.reason for notice in ledger.notices if notice.code == "FXQ513"]
+    assert len(said) == bool(told) and all(told in text for text in said)

@@ -272,3 +272,33 @@ def test_maxima_that_a_layer_reads_are_not_rounded_to_whole_numbers(kind: str) -
     with torch.no_grad():
         assert sqnr_db(model(x), compiled(x)) > 30
         assert sqnr_db(model(x), torch.cat([compiled(row) for row in x.split(1)])) > 30
+
+
+class Complex(nn.Module):
+    """Rotary embedding by complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.out = nn.Linear(8, 8), nn.Linear(8, 2)
+        self.register_buffer("turns", torch.polar(torch.ones(3, 4), torch.arange(12.0).view(3, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(self.query(x).reshape(*x.shape[:-1], 4, 2))
+        return self.out(torch.view_as_real(pairs * self.turns).flatten(2))
+
+
+def test_complex_numbers_are_refused_by_their_name() -> None:
+    data = torch.randn(16, 3, 8, generator=torch.Generator().manual_seed(0))
+    compiled = fxquant.compile(Complex().eval(), "int8", calibration_data=data, target="openvino")
+    (told,) = (notice.reason for notice in compiled.ledger.notices if notice.code == "FXQ512")
+    assert "no form of aten.view_as_complex" in told and "complex numbers" in told and "FrontEnd" not in told
+
+
+@pytest.mark.parametrize("preset", ["int8", "int8-dynamic"])
+def test_a_vector_through_linear_layers_stays_a_vector(preset: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    x = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    compiled = fxquant.compile(model, preset, calibration_data=[x], target="openvino")
+    assert compiled.target == "openvino" and compiled(x).shape == (4,)
+    assert sqnr_db(model(x), compiled(x)) > 25

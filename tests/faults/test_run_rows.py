@@ -151,3 +151,10 @@ def test_row_70_two_threads_compile_at_once():
         assert len(models) == 2
         for model in models:
             assert_same(model(DATA), alone[name])
+
+
+def test_what_torchs_dispatcher_adds_to_its_error_is_left_out() -> None:
+    with pytest.raises(LoweringError) as caught:
+        compiled()(torch.zeros(2, 4).to_sparse())
+    assert caught.value.code == "FXQ503" and "Could not run 'aten::" in caught.value.message
+    assert len(str(caught.value).splitlines()) == 2 and "registered at" not in str(caught.value)

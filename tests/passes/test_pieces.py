@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from fxquant.aliasing import store
+import fxquant
+from fxquant.aliasing import rewritten, store
 from fxquant.engines.engine import EngineRefusal
 from fxquant.graphs.snapshot import TensorInfo
 from fxquant.origin import mark
@@ -189,3 +190,22 @@ def test_operators_count_as_ops():
     graph_module = traced(lambda self, x: (torch.exp(x) + 1,))
     made = engine_graph(graph_module, (X,), choosy(operator.add), "openvino")
     assert [node.target for node in made.in_torch] == [operator.add] and len(made.engines) == 1
+
+
+class WritesThroughViews(nn.Module):
+    """Both views are of one memory, and the second is read when the first was written."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 3
+        first, last = y.flatten(0, 1), y.flatten(1)
+        first.mul_(2.0)
+        return last + 1
+
+
+def test_views_that_a_write_looks_at_stay_in_torch_with_it():
+    data = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
+    program = fxquant.compile(WritesThroughViews(), "int8-dynamic", example_inputs=data, target="onednn").program
+    canonical = program.canonical
+    found = engine_graph(canonical, (data,), choosy(rewritten), "openvino")
+    assert torch.equal(found.graph_module(data)[0], canonical(data)[0])
+    assert found.engines and any(node.name.startswith("flatten") for node in found.in_torch)
