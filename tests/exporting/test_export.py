@@ -7,7 +7,6 @@ import sys
 
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from torch import nn
 import fxquant
 from fxquant import exporting
 from fxquant.errors import ContractError, EngineUnavailableError, FxQuantError, LoweringError, UsageError
+from fxquant.tools.bench.peers.by_openvino import core
 from fxquant.tools.cli import run
 from support.command import write_source
 from support.formless import Bessel
@@ -60,11 +60,11 @@ def test_an_onnx_file_runs_elsewhere_under_the_users_names(compiled, inputs, tmp
 
 def test_an_openvino_file_runs_elsewhere_under_the_users_names(compiled, inputs, tmp_path):
     path = compiled.export(tmp_path / "net.xml")
-    model = openvino.Core().read_model(path)
+    model = core().read_model(path)
     assert [port.any_name for port in model.inputs] == ["image", "shift"]
     assert [port.any_name for port in model.outputs] == ["output['logits']", "output['features']"]
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    found = openvino.Core().compile_model(model, "CPU", options)([one.numpy() for one in inputs])
+    found = core().compile_model(model, "CPU", options)([one.numpy() for one in inputs])
     for index, other in enumerate(compiled.canonical(*inputs)):
         torch.testing.assert_close(torch.from_numpy(found[index]), other.detach(), rtol=0, atol=0.02)  # two steps
     assert sorted(file.name for file in tmp_path.iterdir()) == ["net.bin", "net.xml"]

@@ -6,6 +6,7 @@ caller.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -61,4 +62,10 @@ def compiled(model: Any, example: Inputs, threads: int, precision: str = "", **s
     wanted = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", **settings}
     if precision:
         wanted["INFERENCE_PRECISION_HINT"] = precision
-    return openvino.Core().compile_model(own, "CPU", wanted)
+    return core().compile_model(own, "CPU", wanted)
+
+
+@cache
+def core() -> Any:
+    """One that never ends: see fxquant/engines/openvino.py."""
+    return openvino.Core()
