@@ -264,6 +264,12 @@ def test_a_small_run_writes_its_numbers_and_its_chart_and_tells_failures_as_rows
     assert chart.read_text().startswith("<?xml") and "lstm" in chart.read_text()
     again = CliRunner().invoke(main, ["--from", str(numbers), "--readme"])
     assert again.output.startswith("| model | float, best engine |")
+    both = CliRunner().invoke(main, ["--from", str(numbers), "--from", str(numbers), "--readme"])
+    assert both.output.count("| lstm |") == 2 * again.output.count("| lstm |") == 2
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**json.loads(numbers.read_text()), "about": {**run.about, "threads": 7}}))
+    refused = CliRunner().invoke(main, ["--from", str(numbers), "--from", str(other)])
+    assert refused.exit_code == 2 and "the runs differ in threads" in refused.output
 
 
 @pytest.mark.parametrize(

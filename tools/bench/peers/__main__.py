@@ -41,7 +41,13 @@ QUICK = ("lstm", "float-eager,fx-onednn,fxquant-onednn")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 1024))
 @click.option("--quick", is_flag=True, help="A tiny model, few sides and rounds: a smoke test, not a result.")
 @options.tests
-@click.option("--from", "source", type=click.Path(exists=True, dir_okay=False), help="A file of --json, not a run.")
+@click.option(
+    "--from",
+    "sources",
+    type=click.Path(exists=True, dir_okay=False),
+    multiple=True,
+    help="A file of --json, not a run; given again, one for other models.",
+)
 @click.option("--json", "target", type=_PLACE, callback=_in_a_folder, help="Write all numbers here.")
 @click.option("--chart", type=_PLACE, callback=_in_a_folder, help="Draw the ratios here (.svg or .png).")
 @click.option("--profile", "profiled", default="", help="Not a run: op by op, this model on OpenVINO beside --peer's.")
@@ -57,7 +63,7 @@ def main(
     threads: int,
     quick: bool,
     tests: str | None,
-    source: str | None,
+    sources: tuple[str, ...],
     target: str | None,
     chart: str | None,
     profiled: str,
@@ -78,8 +84,8 @@ def main(
     if profiled:
         _profile(profiled, peer, threads, quick=quick, tests=tests)
         return
-    if source is not None:
-        result = _read(source)
+    if sources:
+        result = _joined(sources)
     else:
         models, wanted = (models or QUICK[0], wanted or QUICK[1]) if quick else (models, wanted)
         result = _run(models, _sides(wanted, slow=slow), _numbers(batches), rounds, threads, quick=quick, tests=tests)
@@ -96,6 +102,15 @@ def main(
         return
     told.show(result)
     show("fxquant against its peers", held, as_json=False)
+
+
+def _joined(sources: tuple[str, ...]) -> Result:
+    from fxquant.tools.bench.peers.measured import joined
+
+    try:
+        return joined([_read(source) for source in sources])
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--from") from error
 
 
 def _read(source: str) -> Result:

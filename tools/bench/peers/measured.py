@@ -100,3 +100,12 @@ def _side(given: Mapping[str, Any]) -> SideResult:
         "seconds": {int(rows): tuple(values) for rows, values in given["seconds"].items()},
     }
     return SideResult(**{**given, **by_rows})
+
+
+def joined(results: Sequence[Result]) -> Result:
+    """Runs of some models each as one. ValueError where machine, versions or settings differ."""
+    about = results[0].about
+    for result in results[1:]:
+        if differing := [key for key in about if result.about.get(key) != about[key]]:
+            raise ValueError(f"the runs differ in {', '.join(differing)}")
+    return Result(about, tuple(model for result in results for model in result.models))
