@@ -60,7 +60,7 @@ class Session:
 
     def kernel_seconds(self, leaves: tuple[Tensor, ...]) -> dict[str, float]:
         """Seconds of each kernel in one call, by its name; for a model compiled with PERF_COUNT."""
-        self(leaves)
+        self(plain(leaves))
         return {part.node_name: part.real_time.total_seconds() for part in self._idle[-1].own.get_profiling_info()}
 
     def takes(self, shapes: tuple[tuple[int, ...], ...]) -> bool:
@@ -93,6 +93,11 @@ class Session:
             precision = _PRECISIONS.get(about["runtimePrecision"].astype(str).upper())
             if precision is not None and about["layerType"].astype(str) not in _NO_KERNELS:
                 yield about["originalLayersNames"].astype(str), precision
+
+
+def plain(leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same memory as tensors of no class of their own (nn.Parameter, a subclass), as a session takes them."""
+    return tuple([leaf.detach().as_subclass(Tensor) for leaf in leaves])
 
 
 def canonical_names(names: str) -> list[str]:

@@ -20,7 +20,7 @@ from torch import Tensor, fx
 
 from fxquant.engines._openvino_export import decomposed
 from fxquant.engines._openvino_ops import extensions
-from fxquant.engines._openvino_session import Session
+from fxquant.engines._openvino_session import Session, plain
 from fxquant.engines._openvino_threads import on_fewest_threads
 from fxquant.engines.engine import EngineModule, EngineRefusal, widened
 from fxquant.engines.exportable import canonical_name
@@ -158,15 +158,16 @@ class OpenVINOModule(EngineModule):
             session = compiled(model, leaves, self._threads)
         if is_dynamic:
             return session
-        session, why = on_fewest_threads(session, lambda count: compiled(model, leaves, count), leaves, self._threads)
+        session, why = on_fewest_threads(
+            session, lambda count: compiled(model, leaves, count), plain(leaves), self._threads
+        )
         self.told = self.told or why
         return session
 
     def _like_first(self, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Plain tensors of the example's dtypes: integers widen, anything else must match. RuntimeError otherwise."""
         pairs = zip(leaves, self._dtypes, strict=True)
-        cast = (_as(leaf, dtype, index) for index, (leaf, dtype) in enumerate(pairs))
-        return tuple([leaf.detach().as_subclass(Tensor) for leaf in cast])
+        return plain(tuple([_as(leaf, dtype, index) for index, (leaf, dtype) in enumerate(pairs)]))
 
 
 def _as(leaf: Tensor, dtype: torch.dtype, index: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fxquant
-from fxquant.engines import _openvino_threads
+from fxquant.engines import _openvino_session, _openvino_threads, openvino
 from fxquant.engines._openvino_threads import on_fewest_threads
 
 
@@ -57,3 +57,17 @@ def test_the_ledger_says_so(monkeypatch: pytest.MonkeyPatch, gain: float) -> Non
     told = [row.reason for row in model.ledger.notices if row.code == "FXQ519"]
     assert len(told) == (gain > 0) and all(text.startswith("openvino runs on 1 of 2 threads: ") for text in told)
     torch.testing.assert_close(model(x), model.canonical(x)[0], rtol=0, atol=0.1)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_example_that_is_a_parameter_is_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(4, 8)
+    layer = nn.Linear(8, 4).eval()
+    canonical = fxquant.compile(layer, "int8", calibration_data=x, example_inputs=(x,), target="onednn").canonical
+    results: list[Any] = []
+    called = _openvino_session.Session.__call__
+    monkeypatch.setattr(
+        _openvino_session.Session, "__call__", lambda self, args: results.append(called(self, args)) or results[-1]
+    )
+    openvino.build(canonical, (nn.Parameter(x),), threads=2)
+    assert results and all(result is not None for result in results)
